@@ -1,0 +1,1 @@
+"""Analyses of recorded traces: Dataset in, labelled arrays out. No torch, no model."""

@@ -1,0 +1,64 @@
+"""How much compute voids could spare: a bound in hindsight, never one number for another.
+
+Usage, exit depth, skippable compute and realised saving are four different things. The realised saving of
+L2 Adaptive Computation is 0: it runs a block to learn that the block was a void.
+"""
+
+import numpy as np
+import xarray as xr
+
+from lacscope.analyses.usage import by_phase, counted_tokens, token_usage
+from lacscope.analyses.voids import resolve_voids
+from lacscope.dataset import TraceError, cost_of, validate
+
+
+def skippable_compute(trace: xr.Dataset, voids: xr.DataArray | None = None) -> xr.DataArray:
+    """Share of the pass's FLOPs, head included, that knowing the voids beforehand could have spared.
+
+    ``bypass``: the void blocks. ``readout``: the blocks after the exit, less the key and value projections
+    that later tokens need. Attention's cost grows with the token's position. An upper bound in hindsight.
+
+    Returns:
+        DataArray (effect, phase) in [0, 1], with coordinate ``n`` (tokens).
+
+    Raises:
+        TraceError: the trace does not say what the model's parts cost (mixtures of experts).
+    """
+    validate(trace)
+    cost = cost_of(trace)
+    if cost is None:
+        raise TraceError(f"the cost of {trace.attrs['model']}'s blocks is not known, so no bound can be given.")
+    void = resolve_voids(trace, voids)
+    n_layers = trace.sizes["layer"]
+    position = trace["token"]
+    block = cost["block"] + cost["attend"] * (position + 1)
+    whole = n_layers * block + cost["head"]
+    exit_layers = token_usage(trace, void)["exit_depth"] * n_layers
+    spared = xr.concat(
+        [(void.sum("layer") * block), (n_layers - exit_layers) * (block - cost["kv"])], dim="effect"
+    ).assign_coords(effect=["bypass", "readout"])
+    counted = by_phase(counted_tokens(trace), trace)
+    n = counted.sum(("sample", "token"))
+    total = (whole * counted).sum(("sample", "token"))
+    share = spared.where(counted, 0.0).sum(("sample", "token")) / total.where(total > 0)
+    share = share.assign_coords(n=n)
+    share.name = "skippable_compute"
+    share.attrs = {
+        "long_name": "share of FLOPs (head included) that a perfect forecast of the voids could spare",
+        "units": "1",
+        "realised_saving": 0.0,
+        "model": trace.attrs["model"],
+    }
+    leading = [dim for dim in share.dims if dim not in ("effect", "phase")]
+    return share.transpose(*leading, "effect", "phase")
+
+
+def mean_exit_depth(trace: xr.Dataset, voids: xr.DataArray | None = None) -> xr.DataArray:
+    """Mean exit depth by phase, over valid tokens: DataArray (phase) in [0, 1] with coordinate ``n``."""
+    depth = token_usage(trace, voids)["exit_depth"]
+    groups = by_phase(trace["valid"], trace)
+    n = groups.sum(("sample", "token"))
+    mean = depth.where(groups).mean(("sample", "token")).assign_coords(n=n)
+    mean.name = "exit_depth"
+    mean.attrs = {"long_name": "mean exit depth", "units": "1", "model": trace.attrs["model"]}
+    return mean.astype(np.float64)

@@ -1,0 +1,332 @@
+"""The trace: one labelled ``xarray.Dataset`` per run, its schema, and its file. No torch here.
+
+Every row belongs to the token being **read**; the token produced from it stands beside it in
+``next_token_id``. Norms are NaN and ``void`` is False where ``valid`` is False.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Float, Int
+
+SCHEMA_VERSION = 1
+PHASES = ("prefill", "decode")
+NORMS = ("resid_pre_norm", "resid_post_norm", "delta_norm", "update_norm")
+LAYERWISE_MEASURES = ("attn_out_norm", "mlp_out_norm", "cos_pre_post", "threshold")
+TOKENWISE_MEASURES = ("surprisal", "entropy")
+MEASURES = LAYERWISE_MEASURES + TOKENWISE_MEASURES
+SUBLAYER_DELTAS = ("attn_delta_norm", "mlp_delta_norm")
+TOKEN_COORDS = ("token_id", "token_text", "next_token_id", "phase", "valid", "sink", "special")
+REQUIRED_ATTRS = ("lacscope_schema", "model", "rule", "effect", "n_layers", "versions")
+
+LONG_NAMES = {
+    "resid_pre_norm": "norm of the residual stream entering the layer",
+    "resid_post_norm": "norm of the residual stream leaving the layer",
+    "delta_norm": "signed change of norm over the layer (candidate)",
+    "update_norm": "norm of the layer's update (candidate)",
+    "attn_delta_norm": "signed change of norm over attention (candidate)",
+    "mlp_delta_norm": "signed change of norm over the MLP (candidate)",
+    "attn_out_norm": "norm of the attention output",
+    "mlp_out_norm": "norm of the MLP output",
+    "cos_pre_post": "cosine of the streams before and after the layer",
+    "threshold": "threshold of the halting rule",
+    "surprisal": "surprisal of the token read",
+    "entropy": "entropy of the next-token distribution",
+    "void": "the layer is a void for the token",
+}
+UNITS = {"cos_pre_post": "1", "surprisal": "nat", "entropy": "nat", "void": "1"}
+
+SINK_FACTOR = 10.0
+SINK_MIN_TOKENS = 8
+
+
+class TraceError(ValueError):
+    """A trace or a trace file is not what the schema says; the message names what is wrong."""
+
+
+@dataclass
+class SampleTrace:
+    """One sample's rows, in reading order and without padding: what :func:`build` assembles."""
+
+    token_id: Int[np.ndarray, " token"]
+    next_token_id: Int[np.ndarray, " token"]
+    decode: Bool[np.ndarray, " token"]
+    layerwise: dict[str, Float[np.ndarray, "layer token"]]
+    void: Bool[np.ndarray, "*rule layer token"] | None = None
+    tokenwise: dict[str, Float[np.ndarray, " token"]] = field(default_factory=dict)
+    logits: Float[np.ndarray, "..."] | None = None
+
+    def __len__(self) -> int:
+        return len(self.token_id)
+
+
+def find_sinks(resid_post_norm: Float[np.ndarray, "layer token"]) -> Bool[np.ndarray, " token"]:
+    """Position 0, and each token whose norm exceeds 10x the sample's median at some layer 1..L-2.
+
+    Position 0 alone where there are under 8 tokens: a median of so few says nothing.
+    """
+    n_layers, n_tokens = resid_post_norm.shape
+    sink = np.zeros(n_tokens, dtype=bool)
+    sink[:1] = True
+    if n_tokens >= SINK_MIN_TOKENS and n_layers > 2:
+        inner = resid_post_norm[1 : n_layers - 1]
+        sink |= (inner > SINK_FACTOR * np.median(inner, axis=1, keepdims=True)).any(axis=0)
+    return sink
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that can change a number in a trace."""
+    found = {}
+    for package in ("lacscope", "torch", "transformers", "transformer-lens"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def build(
+    samples: Sequence[SampleTrace],
+    attrs: Mapping[str, Any],
+    *,
+    sample_ids: Sequence[int] | None = None,
+    token_text: Mapping[int, str] | None = None,
+    special_ids: Sequence[int] = (),
+    rules: Sequence[str] | None = None,
+) -> xr.Dataset:
+    """Assemble samples into one trace, right-padded to the longest.
+
+    Args:
+        samples: rows of each sample; all with the same measures.
+        attrs: what made the trace. Values that netCDF cannot hold (None, bool, dict, list) become JSON.
+        sample_ids: coordinate ``sample``; 0, 1, ... by default.
+        token_text: text of each token id; empty where missing.
+        special_ids: ids of the tokenizer's special tokens.
+        rules: coordinate ``rule`` where the voids have a leading rule dimension.
+    """
+    if not samples:
+        raise TraceError("a trace needs at least one sample, got none.")
+    text = token_text or {}
+    n_tokens = max(len(sample) for sample in samples)
+
+    def pad(rows: Sequence[np.ndarray], fill: Any) -> np.ndarray:
+        dtype = np.result_type(rows[0]) if rows[0].dtype.kind != "U" else object
+        out = np.full((len(rows), *rows[0].shape[:-1], n_tokens), fill, dtype=dtype)
+        for index, row in enumerate(rows):
+            out[index, ..., : row.shape[-1]] = row
+        return out
+
+    token_ids = pad([np.asarray(s.token_id, dtype=np.int64) for s in samples], -1)
+    sinks = [find_sinks(s.layerwise["resid_post_norm"]) for s in samples]
+    special = np.isin(token_ids, np.asarray(list(special_ids), dtype=np.int64))
+    phases = [np.where(s.decode, PHASES[1], PHASES[0]) for s in samples]
+    texts = np.array([[text.get(int(i), "") for i in row] for row in token_ids], dtype=object)
+    by_token = ("sample", "token")
+    coords: dict[str, Any] = {
+        "sample": np.arange(len(samples)) if sample_ids is None else np.asarray(sample_ids),
+        "layer": np.arange(samples[0].layerwise["resid_pre_norm"].shape[0]),
+        "token": np.arange(n_tokens),
+        "token_id": (by_token, token_ids),
+        "token_text": (by_token, texts),
+        "next_token_id": (by_token, pad([np.asarray(s.next_token_id, dtype=np.int64) for s in samples], -1)),
+        "phase": (by_token, pad(phases, "")),
+        "valid": (by_token, pad([np.ones(len(s), dtype=bool) for s in samples], False)),
+        "sink": (by_token, pad(sinks, False)),
+        "special": (by_token, special),
+    }
+    variables: dict[str, Any] = {}
+    for name in samples[0].layerwise:
+        rows = [s.layerwise[name].astype(np.float32, copy=False) for s in samples]
+        variables[name] = (("sample", "layer", "token"), pad(rows, np.nan), _describe(name))
+    for name in samples[0].tokenwise:
+        rows = [s.tokenwise[name].astype(np.float32, copy=False) for s in samples]
+        variables[name] = (by_token, pad(rows, np.nan), _describe(name))
+    if samples[0].void is not None:
+        void = pad([s.void for s in samples], False)
+        dims: tuple[str, ...] = ("sample", "layer", "token")
+        if void.ndim == 4:
+            void, dims = np.moveaxis(void, 1, 0), ("rule", *dims)
+            coords["rule"] = list(rules or [])
+        variables["void"] = (dims, void, _describe("void"))
+    if samples[0].logits is not None:
+        rows = [np.asarray(s.logits, dtype=np.float32) for s in samples]
+        if rows[0].ndim == 1:
+            variables["logits"] = (("sample", "vocab"), np.stack(rows))
+        else:
+            padded = np.moveaxis(pad([row.T for row in rows], np.nan), 1, 2)
+            variables["logits"] = (("sample", "token", "vocab"), padded)
+    trace = xr.Dataset(variables, coords)
+    trace.attrs = {
+        "lacscope_schema": SCHEMA_VERSION,
+        "versions": json.dumps(installed_versions(), sort_keys=True),
+        "n_layers": int(trace.sizes["layer"]),
+        **{key: _attribute(value) for key, value in attrs.items()},
+    }
+    return validate(trace)
+
+
+def stack_rules(traces: Sequence[xr.Dataset], rules: Sequence[str]) -> xr.Dataset:
+    """Traces of the same samples under several rules as one, with a leading dimension ``rule``.
+
+    One trace with a ``rule`` dimension (many rules observed in one pass) is returned as it is.
+    """
+    if len(traces) == 1:
+        only = traces[0]
+        if "void" in only and "rule" not in only.dims:
+            only["void"] = only["void"].expand_dims(rule=list(rules))
+        return only
+    n_tokens = max(trace.sizes["token"] for trace in traces)
+    fills = {**dict.fromkeys(("void", "valid", "sink", "special"), False), "token_text": "", "phase": ""}
+    fills |= dict.fromkeys(("token_id", "next_token_id"), -1)
+    padded = []
+    for trace in traces:
+        flat = trace.reset_coords(list(TOKEN_COORDS))
+        fill = {str(name): fills.get(str(name), np.nan) for name in flat.data_vars}
+        padded.append(flat.reindex(token=np.arange(n_tokens), fill_value=fill))
+    stacked = xr.concat(padded, dim="rule", data_vars="all").assign_coords(rule=list(rules))
+    stacked.attrs = {**traces[0].attrs, "rule": "[" + ", ".join(rules) + "]"}
+    return validate(stacked.set_coords(list(TOKEN_COORDS)))
+
+
+def _describe(name: str) -> dict[str, str]:
+    return {"long_name": LONG_NAMES.get(name, name), "units": UNITS.get(name, "stream units")}
+
+
+def _attribute(value: Any) -> str | int | float:
+    """h5netcdf refuses None, bool and dict: those are written as JSON."""
+    if isinstance(value, (str, float)) or isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return json.dumps(value, sort_keys=True)
+
+
+def validate(trace: xr.Dataset) -> xr.Dataset:
+    """Return the trace, or raise :class:`TraceError` naming everything that is wrong with it."""
+    if not isinstance(trace, xr.Dataset):
+        raise TraceError(f"expected an xarray.Dataset made by lacscope.trace, got {type(trace).__name__}.")
+    schema = trace.attrs.get("lacscope_schema")
+    if schema is None:
+        raise TraceError(
+            "this is not a lacscope trace: attribute 'lacscope_schema' is missing. "
+            "Traces are written by lacscope.save_trace or `lacscope trace`."
+        )
+    if int(schema) > SCHEMA_VERSION:
+        raise TraceError(
+            f"the trace has schema version {schema}; this lacscope reads up to version {SCHEMA_VERSION}. "
+            "Upgrade with `pip install -U lacscope`."
+        )
+    problems = [f"dimension '{dim}' is missing" for dim in ("sample", "layer", "token") if dim not in trace.sizes]
+    problems += [f"variable '{name}' is missing" for name in NORMS if name not in trace.data_vars]
+    problems += [f"coordinate '{name}' is missing" for name in TOKEN_COORDS if name not in trace.coords]
+    problems += [f"attribute '{name}' is missing" for name in REQUIRED_ATTRS if name not in trace.attrs]
+    for name in (*NORMS, *SUBLAYER_DELTAS, *LAYERWISE_MEASURES):
+        if name in trace.data_vars and _dims(trace[name]) != ("sample", "layer", "token"):
+            problems.append(f"'{name}' has dimensions {trace[name].dims}, not ('sample', 'layer', 'token')")
+    for name in TOKEN_COORDS:
+        if name in trace.coords and _dims(trace[name]) != ("sample", "token"):
+            problems.append(f"'{name}' has dimensions {trace[name].dims}, not ('sample', 'token')")
+    if not problems:
+        problems += _inconsistencies(trace)
+    if problems:
+        raise TraceError("not a valid trace: " + "; ".join(problems) + ".")
+    return trace
+
+
+def _dims(array: xr.DataArray) -> tuple[Any, ...]:
+    return tuple(dim for dim in array.dims if dim != "rule")
+
+
+def _inconsistencies(trace: xr.Dataset) -> list[str]:
+    problems = []
+    valid = trace["valid"].values
+    if valid.dtype != bool:
+        return [f"'valid' has dtype {valid.dtype}, not bool"]
+    if (valid[..., 1:] & ~valid[..., :-1]).any():
+        problems.append("'valid' has a gap: a trace is padded on the right only")
+    phases = set(np.unique(trace["phase"].values[valid]))
+    if phases - set(PHASES):
+        problems.append(f"'phase' holds {sorted(phases - set(PHASES))}, not only {PHASES}")
+    for name in NORMS:
+        finite = np.isfinite(trace[name].values).all(axis=-2)
+        if (finite != valid).any():
+            problems.append(f"'{name}' must be finite exactly where 'valid' is True")
+    if "void" in trace and trace["void"].dtype != bool:
+        problems.append(f"'void' has dtype {trace['void'].dtype}, not bool")
+    return problems
+
+
+def save_trace(trace: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write a trace as netCDF (h5netcdf, checksummed chunks), whole or not at all.
+
+    The file is written under a temporary name beside ``path`` and renamed: a full disk or a kill leaves
+    the old file as it was. Raises OSError with the path in the text where writing fails.
+    """
+    validate(trace)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    encoding = {str(name): _encoding(variable) for name, variable in trace.variables.items() if variable.ndim}
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+    os.close(handle)
+    try:
+        trace.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"could not write the trace ({error.strerror or error}); nothing was changed", str(target)
+        ) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return target
+
+
+def _encoding(variable: xr.Variable) -> dict[str, Any]:
+    """Checksummed chunks for every variable: without one, most single flipped bits are read silently."""
+    if variable.dtype.kind in "OU":
+        # Fixed-width characters: variable-length strings live in a heap that no checksum covers.
+        return {"dtype": "S1", "fletcher32": True, "zlib": True}
+    return {"chunksizes": variable.shape, "fletcher32": True, "zlib": True, "complevel": 4, "shuffle": True}
+
+
+def open_trace(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a trace file into memory and check it. Needs no torch.
+
+    Raises FileNotFoundError for a missing file and :class:`TraceError` for a foreign, damaged,
+    truncated or newer one.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(f"no trace file at {source}. `lacscope trace --out FILE` writes one.")
+    try:
+        with xr.open_dataset(source, engine="h5netcdf") as opened:
+            trace = opened.load()
+    except Exception as error:
+        raise TraceError(
+            f"{source} cannot be read as a trace: it is not netCDF, or is truncated or damaged "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    for name, variable in trace.variables.items():
+        if variable.dtype.kind in "OSU":
+            trace[name] = trace[name].astype(object)
+    for name in trace.variables:
+        trace[name].encoding = {}
+    return validate(trace)
+
+
+def rule_of(trace: xr.Dataset) -> dict[str, Any] | None:
+    """The rule that made the trace, as a dict with its class ``name`` and fields; None without one."""
+    return json.loads(trace.attrs["rule"])
+
+
+def cost_of(trace: xr.Dataset) -> dict[str, Any] | None:
+    """FLOPs of the model's parts (see :class:`lacscope.models.ModelCost`), or None where unknown."""
+    stored = trace.attrs.get("cost")
+    return None if stored is None else json.loads(stored)
+
+

