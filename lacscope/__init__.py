@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from lacscope.dataset import open_trace as open_trace
     from lacscope.dataset import save_trace as save_trace
     from lacscope.dataset import validate as validate
-    from lacscope.halting import FixedLayers as FixedLayers
-    from lacscope.halting import HaltingRule as HaltingRule
-    from lacscope.halting import L2AdaptiveComputation as L2AdaptiveComputation
-    from lacscope.halting import LayerView as LayerView
     from lacscope.hooks import PaddingWarning as PaddingWarning
     from lacscope.hooks import RunWarning as RunWarning
     from lacscope.hooks import halting as halting
@@ -36,6 +32,10 @@ if TYPE_CHECKING:
     from lacscope.models import load_model as load_model
     from lacscope.recorder import NonFiniteStreamError as NonFiniteStreamError
     from lacscope.recorder import Recorder as Recorder
+    from lacscope.rules import FixedLayers as FixedLayers
+    from lacscope.rules import HaltingRule as HaltingRule
+    from lacscope.rules import L2AdaptiveComputation as L2AdaptiveComputation
+    from lacscope.rules import LayerView as LayerView
     from lacscope.run import trace as trace
 
 _HOMES = {
@@ -46,15 +46,15 @@ _HOMES = {
     "analyses.voids": ("voids",),
     "cached": ("trace_from_cache",),
     "dataset": ("TraceError", "open_trace", "save_trace", "validate"),
-    "halting": ("FixedLayers", "HaltingRule", "L2AdaptiveComputation", "LayerView"),
-    "hooks": ("PaddingWarning", "RunWarning", "halting_hooks"),
+    "hooks": ("PaddingWarning", "RunWarning", "halting", "halting_hooks"),
     "inputs": ("InputError",),
     "models": ("ModelLoadError", "UnsupportedModelError", "load_model"),
+    "rules": ("FixedLayers", "HaltingRule", "L2AdaptiveComputation", "LayerView"),
     "recorder": ("NonFiniteStreamError", "Recorder"),
     "run": ("trace",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted([*_HOME_OF, "halting"])
+__all__ = sorted(_HOME_OF)
 
 try:
     __version__ = version("lacscope")

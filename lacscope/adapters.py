@@ -87,9 +87,9 @@ def _around(owner: nn.Module, name: str, around: Callable[..., Any]) -> Iterator
 class Adapter:
     """One model, seen alike whichever of TransformerLens's classes it is. See :func:`adapt`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.model: Any = model
-        self.n_layers = int(self.model.cfg.n_layers)
+        self.n_layers = int(model.cfg.n_layers)
 
     @property
     def name(self) -> str:
@@ -176,8 +176,13 @@ class Adapter:
         raise NotImplementedError
 
     def step(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch past_and_pos"], cache: Any,
-        *, use_cache: bool, last_only: bool,
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch past_and_pos"],
+        cache: Any,
+        *,
+        use_cache: bool,
+        last_only: bool,
     ) -> tuple[Float[Tensor, "batch read vocab"], Any]:
         """One (cached) forward pass: logits (of the last position alone if ``last_only``) and the cache."""
         raise NotImplementedError
@@ -246,8 +251,13 @@ class BridgeAdapter(Adapter):
             yield
 
     def step(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch past_and_pos"], cache: Any,
-        *, use_cache: bool, last_only: bool,
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch past_and_pos"],
+        cache: Any,
+        *,
+        use_cache: bool,
+        last_only: bool,
     ) -> tuple[Float[Tensor, "batch read vocab"], Any]:
         extra: dict[str, Any] = {"logits_to_keep": 1} if last_only and self._keeps_last else {}
         if cache is not None:
@@ -305,17 +315,20 @@ class HookedTransformerAdapter(Adapter):
             _, tokens, _, mask = result
             if opened and not opened[-1]:
                 opened[-1] = True
-                listener.open_pass(
-                    PassInput(tokens, None if mask is None else mask.bool(), past_length, cache)
-                )
+                listener.open_pass(PassInput(tokens, None if mask is None else mask.bool(), past_length, cache))
             return result
 
         with _around(self.model, "forward", around_forward), _around(self.model, "input_to_embed", around_embed):
             yield
 
     def step(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch past_and_pos"], cache: Any,
-        *, use_cache: bool, last_only: bool,
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch past_and_pos"],
+        cache: Any,
+        *,
+        use_cache: bool,
+        last_only: bool,
     ) -> tuple[Float[Tensor, "batch read vocab"], Any]:
         if cache is None and use_cache:
             from transformer_lens import TransformerLensKeyValueCache
@@ -340,18 +353,18 @@ _PARTIAL = (
 )
 
 
-def _read_transformers_call(
-    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> PassInput:
+def _read_transformers_call(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> PassInput:
     if args:
         kwargs = inspect.signature(forward).bind(*args, **kwargs).arguments | kwargs
-    tokens, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
-    n_rows, n_new = (tokens if tokens is not None else embeds).shape[:2]
-    cache = kwargs.get("past_key_values")
+    tokens: Any = kwargs.get("input_ids")
+    embeds: Any = kwargs.get("inputs_embeds")
+    n_rows, n_new = (embeds if tokens is None else tokens).shape[:2]
+    cache: Any = kwargs.get("past_key_values")
     past_length = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
-    mask = kwargs.get("attention_mask")
-    fits = isinstance(mask, Tensor) and mask.shape == (n_rows, past_length + n_new)
-    return PassInput(tokens, mask.bool() if fits else None, past_length, cache)
+    mask: Any = kwargs.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.shape != (n_rows, past_length + n_new):
+        return PassInput(tokens, None, past_length, cache)
+    return PassInput(tokens, mask.bool(), past_length, cache)
 
 
 def first_keys(cache: Any) -> Tensor | None:
@@ -376,9 +389,7 @@ def adapt(model: Any) -> Adapter:
     )
 
 
-def build_bridge(
-    hf_model: Any, tokenizer: Any, *, name: str, residual_only: bool
-) -> Any:
+def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: bool) -> Any:
     """Wrap a transformers model, in place, as a ``TransformerBridge``.
 
     ``residual_only`` leaves the blocks' insides unhooked and the attention implementation as it is: an

@@ -150,7 +150,7 @@ def build(
         rows = [s.tokenwise[name].astype(np.float32, copy=False) for s in samples]
         variables[name] = (by_token, pad(rows, np.nan), _describe(name))
     if samples[0].void is not None:
-        void = pad([s.void for s in samples], False)
+        void = pad([s.void for s in samples if s.void is not None], False)
         dims: tuple[str, ...] = ("sample", "layer", "token")
         if void.ndim == 4:
             void, dims = np.moveaxis(void, 1, 0), ("rule", *dims)
@@ -202,7 +202,7 @@ def _describe(name: str) -> dict[str, str]:
 
 def _attribute(value: Any) -> str | int | float:
     """h5netcdf refuses None, bool and dict: those are written as JSON."""
-    if isinstance(value, (str, float)) or isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, (str, float)) or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     return json.dumps(value, sort_keys=True)
 
@@ -328,5 +328,3 @@ def cost_of(trace: xr.Dataset) -> dict[str, Any] | None:
     """FLOPs of the model's parts (see :class:`lacscope.models.ModelCost`), or None where unknown."""
     stored = trace.attrs.get("cost")
     return None if stored is None else json.loads(stored)
-
-

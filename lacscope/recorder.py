@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lacscope.adapters import Adapter
 from lacscope.dataset import SampleTrace, build
-from lacscope.halting import HaltingRule, describe_rule
 from lacscope.models import model_attrs
+from lacscope.rules import HaltingRule, describe_rule
 
 
 class NonFiniteStreamError(FloatingPointError):
@@ -189,7 +189,9 @@ class Recorder:
                 f"run {i}: {run.passes[0].tokens.shape[0]} rows, {run.length} tokens in {len(run.passes)} passes"
                 for i, run in enumerate(self._runs)
             )
-            raise ValueError(f"{len(self._runs)} runs were recorded ({listed}). Take one from .runs, or .clear() between.")
+            raise ValueError(
+                f"{len(self._runs)} runs were recorded ({listed}). Take one from .runs, or .clear() between."
+            )
         return self._dataset(0)
 
     def clear(self) -> None:
@@ -227,5 +229,3 @@ def assemble(
         special = tokenizer.all_special_ids
         texts = {i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in sorted(ids)}
     return build(samples, attrs, token_text=texts, special_ids=special, **options)
-
-

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from lacscope.adapters import Adapter
 from lacscope.dataset import MEASURES, TOKENWISE_MEASURES, SampleTrace, stack_rules
-from lacscope.halting import EFFECTS, Effect, HaltingRule, describe_rule
 from lacscope.hooks import HaltingSession, Program, make_program, run_session
 from lacscope.inputs import InputError, check_lengths, read_inputs, read_responses
 from lacscope.models import check_blocks
 from lacscope.recorder import Recorder, assemble, run_attrs
+from lacscope.rules import EFFECTS, Effect, HaltingRule, describe_rule
 from lacscope.sampling import Sampler
 from lacscope.thresholds import lac_thresholds
 
@@ -241,9 +241,7 @@ def _run(
     recorder = Recorder()
     program = plan.program
     if program.effect == "readout" and plan.last_only and not plan.given:
-        program = Program(
-            program.rules, program.effect, program.n_layers, program.parallel, program.measures, True
-        )
+        program = Program(program.rules, program.effect, program.n_layers, program.parallel, program.measures, True)
     session = HaltingSession(adapter, program, recorder)
     with _prepared(adapter, session, fwd_hooks):
         for members in batches:
@@ -257,7 +255,8 @@ def _run(
     for sample in found.values():
         if "threshold" in plan.program.measures:
             sample.layerwise["threshold"] = lac_thresholds(
-                sample.layerwise["delta_norm"], plan.program.rules[0].alpha  # type: ignore[attr-defined]
+                sample.layerwise["delta_norm"],
+                plan.program.rules[0].alpha,  # type: ignore[attr-defined]
             )
     return [found[i] for i in range(len(batches.rows))]
 
@@ -276,7 +275,9 @@ def _run_batch(
     logits, cache = adapter.step(ids, mask, None, use_cache=plan.max_new_tokens > 1, last_only=plan.last_only)
     reading.add(ids, logits)
     prompt_end = [batches.prompt_lengths[i] - len(batches.rows[i]) - 1 for i in members]
-    last_logits = logits[torch.arange(len(members)), prompt_end].float().cpu().numpy() if plan.logits == "last" else None
+    last_logits = None
+    if plan.logits == "last":
+        last_logits = logits[torch.arange(len(members)), prompt_end].float().cpu().numpy()
     last_sampled = None
     if plan.max_new_tokens > 0:
         stop = torch.tensor(sorted(plan.stop_ids), device=ids.device)
@@ -321,8 +322,8 @@ class _Reading:
         if "entropy" in self.plan.tokenwise:
             self._keep("entropy", -(log_probs.exp() * log_probs).sum(-1))
         if "surprisal" in self.plan.tokenwise:
-            first = torch.full_like(log_probs[:, :1], torch.nan) if self._before is None else self._before.unsqueeze(1)
-            predicted = torch.cat([first, log_probs[:, :-1]], dim=1)
+            before = torch.full_like(log_probs[:, 0], torch.nan) if self._before is None else self._before
+            predicted = torch.cat([before.unsqueeze(1), log_probs[:, :-1]], dim=1)
             surprisal = -predicted.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
             if self._before is None:
                 # The first real token of a left-padded row follows a pad, which predicts nothing.

@@ -1,6 +1,6 @@
 """The arithmetic of L2 Adaptive Computation over whole arrays of recorded deltas. No torch.
 
-The same rule as :class:`lacscope.halting.L2AdaptiveComputation`, which sees one layer at a time; a test
+The same rule as :class:`lacscope.rules.L2AdaptiveComputation`, which sees one layer at a time; a test
 holds the two equal, bit for bit.
 """
 

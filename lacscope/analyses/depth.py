@@ -7,7 +7,7 @@ L2 Adaptive Computation is 0: it runs a block to learn that the block was a void
 import numpy as np
 import xarray as xr
 
-from lacscope.analyses.usage import by_phase, counted_tokens, token_usage
+from lacscope.analyses.usage import by_phase, counted_tokens, token_usage, without_token_coords
 from lacscope.analyses.voids import resolve_voids
 from lacscope.dataset import TraceError, cost_of, validate
 
@@ -28,12 +28,12 @@ def skippable_compute(trace: xr.Dataset, voids: xr.DataArray | None = None) -> x
     cost = cost_of(trace)
     if cost is None:
         raise TraceError(f"the cost of {trace.attrs['model']}'s blocks is not known, so no bound can be given.")
-    void = resolve_voids(trace, voids)
+    void = without_token_coords(resolve_voids(trace, voids))
     n_layers = trace.sizes["layer"]
     position = trace["token"]
     block = cost["block"] + cost["attend"] * (position + 1)
     whole = n_layers * block + cost["head"]
-    exit_layers = token_usage(trace, void)["exit_depth"] * n_layers
+    exit_layers = without_token_coords(token_usage(trace, void)["exit_depth"]) * n_layers
     spared = xr.concat(
         [(void.sum("layer") * block), (n_layers - exit_layers) * (block - cost["kv"])], dim="effect"
     ).assign_coords(effect=["bypass", "readout"])
@@ -55,7 +55,7 @@ def skippable_compute(trace: xr.Dataset, voids: xr.DataArray | None = None) -> x
 
 def mean_exit_depth(trace: xr.Dataset, voids: xr.DataArray | None = None) -> xr.DataArray:
     """Mean exit depth by phase, over valid tokens: DataArray (phase) in [0, 1] with coordinate ``n``."""
-    depth = token_usage(trace, voids)["exit_depth"]
+    depth = without_token_coords(token_usage(trace, voids)["exit_depth"])
     groups = by_phase(trace["valid"], trace)
     n = groups.sum(("sample", "token"))
     mean = depth.where(groups).mean(("sample", "token")).assign_coords(n=n)

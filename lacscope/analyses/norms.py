@@ -2,10 +2,9 @@
 
 import warnings
 
-import numpy as np
 import xarray as xr
 
-from lacscope.analyses.usage import by_phase
+from lacscope.analyses.usage import by_phase, without_token_coords
 from lacscope.dataset import validate
 
 QUANTITIES = ("resid_post_norm", "delta_norm")
@@ -24,15 +23,17 @@ def norm_profile(trace: xr.Dataset) -> xr.Dataset:
         ``n`` and ``n_sinks``.
     """
     validate(trace)
-    values = xr.concat([trace[name] for name in QUANTITIES], dim="quantity").assign_coords(quantity=list(QUANTITIES))
+    stacked = xr.concat([without_token_coords(trace[name]) for name in QUANTITIES], dim="quantity")
+    values = stacked.assign_coords(quantity=list(QUANTITIES))
     valid = by_phase(trace["valid"], trace)
-    plain, sinks = valid & ~trace["sink"], valid & trace["sink"]
+    is_sink = without_token_coords(trace["sink"])
+    plain, sinks = valid & ~is_sink, valid & is_sink
     over = ("sample", "token")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="All-NaN slice|Mean of empty slice")
         quartiles = values.where(plain).quantile([0.25, 0.5, 0.75], dim=over)
         mean = values.where(valid).mean(over)
-    size = np.abs(values)
+    size = abs(values)
     whole = size.where(valid).sum(over)
     found = xr.Dataset(
         {

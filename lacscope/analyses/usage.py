@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from lacscope.analyses.voids import resolve_voids, voids
-from lacscope.dataset import PHASES, validate
+from lacscope.dataset import PHASES, TOKEN_COORDS, validate
 
 By = Literal["phase", "sample", "all"]
 Weight = Literal["token", "sample"]
@@ -21,11 +21,15 @@ def counted_tokens(trace: xr.Dataset, sinks: Sinks = "include") -> xr.DataArray:
     return trace["valid"] if sinks == "include" else trace["valid"] & ~trace["sink"]
 
 
+def without_token_coords(array: xr.DataArray) -> xr.DataArray:
+    """The array without its per-token coordinates, one of which is called ``phase`` like a result's dimension."""
+    return array.drop_vars(TOKEN_COORDS, errors="ignore")
+
+
 def by_phase(array: xr.DataArray, trace: xr.Dataset) -> xr.DataArray:
     """Boolean ``array`` split along a new leading dimension ``phase``."""
-    return xr.concat([array & (trace["phase"] == phase) for phase in PHASES], dim="phase").assign_coords(
-        phase=list(PHASES)
-    )
+    phases = [without_token_coords(array & (trace["phase"] == phase)) for phase in PHASES]
+    return xr.concat(phases, dim="phase").assign_coords(phase=list(PHASES))
 
 
 def layer_usage(
@@ -60,9 +64,9 @@ def layer_usage(
         raise ValueError(f"by must be 'phase', 'sample' or 'all', got {by!r}.")
     if weight not in ("token", "sample"):
         raise ValueError(f"weight must be 'token' or 'sample', got {weight!r}.")
-    active = ~resolve_voids(trace, voids)
+    active = ~without_token_coords(resolve_voids(trace, voids))
     counted = counted_tokens(trace, sinks)
-    groups = counted if by == "all" else by_phase(counted, trace)
+    groups = without_token_coords(counted) if by == "all" else by_phase(counted, trace)
     per_sample = _ratio((active & groups).sum("token"), groups.sum("token"))
     if by == "sample":
         usage, n = per_sample, groups.sum("token")

@@ -33,8 +33,8 @@ def voids(trace: xr.Dataset, alpha: float | Sequence[float]) -> xr.DataArray:
     ('alpha', 'sample', 'layer', 'token')
     """
     validate(trace)
-    several = not isinstance(alpha, (int, float, np.number))
-    alphas = [_check_alpha(a) for a in (alpha if several else [alpha])]  # type: ignore[union-attr]
+    several = isinstance(alpha, (Sequence, np.ndarray))
+    alphas = [_check_alpha(a) for a in (alpha if isinstance(alpha, (Sequence, np.ndarray)) else [alpha])]
     if several and not alphas:
         raise ValueError("alpha is an empty list; give at least one alpha.")
     for one in alphas:
@@ -46,9 +46,13 @@ def voids(trace: xr.Dataset, alpha: float | Sequence[float]) -> xr.DataArray:
         void = delta.copy(data=delta.values < lac_thresholds(delta.values, one))
         return (void & valid).transpose(*delta.dims)
 
-    found = xr.concat([at(one) for one in alphas], dim="alpha").assign_coords(alpha=alphas) if several else at(alphas[0])
+    found = (
+        xr.concat([at(one) for one in alphas], dim="alpha").assign_coords(alpha=alphas) if several else at(alphas[0])
+    )
     found.name = "void"
-    chosen = "the full model" if trace.attrs["effect"] == "observe" else f"{trace.attrs['effect']} {trace.attrs['rule']}"
+    chosen = (
+        "the full model" if trace.attrs["effect"] == "observe" else f"{trace.attrs['effect']} {trace.attrs['rule']}"
+    )
     found.attrs = {
         "long_name": "the layer is a void for the token",
         "units": "1",

@@ -87,7 +87,7 @@ class HaltingRule(Protocol):
 
 def check_alpha(alpha: float) -> float:
     """Return ``alpha`` as a float, or raise ValueError: thresholds scale with it, so it is finite and >= 0."""
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) and not hasattr(alpha, "__float__"):
+    if isinstance(alpha, bool) or (not isinstance(alpha, (int, float)) and not hasattr(alpha, "__float__")):
         raise ValueError(f"alpha must be a number >= 0, got {alpha!r}. The paper uses 0.8.")
     value = float(alpha)
     if not math.isfinite(value) or value < 0:
@@ -131,6 +131,7 @@ class L2AdaptiveComputation:
     def voids(
         self, view: LayerView, pass_state: dict[str, Any], run_state: dict[str, Any]
     ) -> Bool[Tensor, "batch pos"]:
+        assert view.resid_post_norm is not None
         delta = view.resid_post_norm - view.resid_pre_norm
         if "highest" not in pass_state:
             pass_state["highest"] = pass_state["lowest"] = delta
@@ -174,7 +175,9 @@ class FixedLayers:
         """The layers as indices 0..n_layers-1. Raises ValueError for one that the model does not have."""
         outside = [layer for layer in self.layers if not -n_layers <= layer < n_layers]
         if outside:
-            raise ValueError(f"FixedLayers{outside}: the model has layers 0 to {n_layers - 1} (or -1 to {-n_layers}).")
+            raise ValueError(
+                f"FixedLayers{outside}: the model has layers 0 to {n_layers - 1} (or -1 to {-n_layers})."
+            )
         return frozenset(layer % n_layers for layer in self.layers)
 
     def voids(
@@ -215,5 +218,5 @@ def describe_rule(rule: HaltingRule | None) -> str:
     """The rule as JSON, as stored in a trace: its class name and its fields."""
     if rule is None:
         return json.dumps(None)
-    fields = dataclasses.asdict(rule) if dataclasses.is_dataclass(rule) else {}
+    fields: dict[str, Any] = dataclasses.asdict(rule) if dataclasses.is_dataclass(rule) else {}
     return json.dumps({"name": type(rule).__name__, **fields}, sort_keys=True, default=str)
