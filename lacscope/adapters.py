@@ -8,10 +8,11 @@ something TransformerLens does not document is in this file.
 
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,6 +45,7 @@ class PassInput:
         return first_keys(self.cache)
 
 
+@runtime_checkable
 class PassListener(Protocol):
     """Told of every forward pass of a model, nested ones included."""
 
@@ -82,6 +84,35 @@ def _around(owner: nn.Module, name: str, around: Callable[..., Any]) -> Iterator
             owner.__dict__.pop(name, None)
         else:
             owner.__dict__[name] = top
+
+
+@contextmanager
+def _unwatched(owner: nn.Module, name: str) -> Iterator[None]:
+    """One object's method without anything that :func:`_around` put about it."""
+    top = bottom = owner.__dict__.get(name, _MISSING)
+    while isinstance(bottom, _Around):
+        bottom = bottom.previous
+    if bottom is top:
+        yield
+        return
+    del owner.__dict__[name]
+    if bottom is not _MISSING:
+        owner.__dict__[name] = bottom
+    try:
+        yield
+    finally:
+        owner.__dict__[name] = top
+
+
+def _machinery(point: Any) -> Any:
+    """The forward hooks by which TransformerLens itself makes a hook point fire (OPT's MLP hangs on such)."""
+    own = {
+        handle.hook.id
+        for handle in point.fwd_hooks
+        if handle.is_permanent and str(getattr(handle.user_hook, "__module__", "")).startswith("transformer_lens.")
+    }
+    hooks = point._forward_hooks
+    return type(hooks)((id_, hook) for id_, hook in hooks.items() if id_ in own)
 
 
 class Adapter:
@@ -151,20 +182,27 @@ class Adapter:
         return name
 
     def user_hooked(self) -> bool:
-        """True where any hook point has a hook that is not ours to judge."""
-        return any(p._forward_hooks or p._backward_hooks or p._forward_pre_hooks for p in self.hook_points())
+        """True where any hook point has a hook that is not TransformerLens's own."""
+        return any(
+            p._backward_hooks or p._forward_pre_hooks or len(p._forward_hooks) > len(_machinery(p))
+            for p in self.hook_points()
+        )
+
+    def watched(self) -> list[tuple[nn.Module, str]]:
+        """The methods that :meth:`watch` puts a function around, as (owner, name)."""
+        raise NotImplementedError
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Hook points with nobody's hooks on them, for a check that must not fire the user's."""
-        kept = [(p, p._forward_hooks) for p in self.hook_points() if p._forward_hooks]
-        for point, _ in kept:
-            point._forward_hooks = type(_)()
-        try:
-            yield
-        finally:
+        """Nobody's hooks and nobody watching, for a check that must neither fire nor be recorded."""
+        kept = [(point, point._forward_hooks) for point in self.hook_points() if point._forward_hooks]
+        with ExitStack() as stack:
+            for owner, name in self.watched():
+                stack.enter_context(_unwatched(owner, name))
             for point, hooks in kept:
-                point._forward_hooks = hooks
+                stack.callback(setattr, point, "_forward_hooks", hooks)
+                point._forward_hooks = _machinery(point)
+            yield
 
     @contextmanager
     def lean(self) -> Iterator[None]:
@@ -199,6 +237,8 @@ class BridgeAdapter(Adapter):
     def context_length(self) -> int | None:
         config = getattr(self.model.original_model, "config", None)
         config = getattr(config, "text_config", None) or config
+        if getattr(config, "alibi", False) is True:
+            return None  # Falcon names a length that its ALiBi positions do not have
         for field in ("max_position_embeddings", "n_positions", "max_seq_len"):
             if isinstance(value := getattr(config, field, None), int):
                 return value
@@ -212,15 +252,36 @@ class BridgeAdapter(Adapter):
 
     @contextmanager
     def lean(self) -> Iterator[None]:
-        if getattr(self.model, "compatibility_mode", False):
-            yield  # processed weights live in the bridged submodules
+        # In compatibility mode the processed weights live in the bridged submodules.
+        if getattr(self.model, "compatibility_mode", False) or not self._lean_is_exact():
+            yield
             return
+        with self._unhooked_blocks():
+            yield
+
+    def _lean_is_exact(self) -> bool:
+        """True where the blocks' own submodules give the bridged ones' logits, bit for bit; tried once a model.
+
+        Some bridged attentions (Falcon's) compute by themselves, and differ in the last bits.
+        """
+        if self.model not in _LEAN_IS_EXACT:
+            ids = torch.arange(min(16, self.context_length or 16), device=self.device).unsqueeze(0) % self.vocab_size
+            mask = torch.ones_like(ids).bool()
+            with self.quiet(), torch.no_grad():
+                bridged, _ = self.step(ids, mask, None, use_cache=False, last_only=False)
+                with self._unhooked_blocks():
+                    plain, _ = self.step(ids, mask, None, use_cache=False, last_only=False)
+            _LEAN_IS_EXACT[self.model] = torch.equal(bridged, plain)
+        return _LEAN_IS_EXACT[self.model]
+
+    @contextmanager
+    def _unhooked_blocks(self) -> Iterator[None]:
         swapped: list[tuple[nn.Module, str, nn.Module]] = []
         for block in self.model.blocks:
             for parent in list(block.original_component.modules()):
                 for name, child in parent._modules.items():
                     original = getattr(child, "original_component", None) if child is not None else None
-                    if original is not None and parent is not child and hasattr(child, "hook_out"):
+                    if original is not None and hasattr(child, "hook_out") and _runs_the_original(child):
                         swapped.append((parent, name, child))
         try:
             for parent, name, child in swapped:
@@ -230,11 +291,17 @@ class BridgeAdapter(Adapter):
             for parent, name, child in swapped:
                 parent._modules[name] = child
 
+    def watched(self) -> list[tuple[nn.Module, str]]:
+        return [(self.model.original_model, "forward")]
+
     @contextmanager
     def watch(self, listener: PassListener) -> Iterator[None]:
+        from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
         def around(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            # The bridge tells its blocks where to start and stop; 0 starts with all of them to run.
             block = self.model.blocks[0]
-            if getattr(block, "_start_at_layer_idx", None) is not None:
+            if getattr(block, "_start_at_layer_idx", None) not in (None, 0):
                 raise PartialPassError(_PARTIAL.format("start_at_layer"))
             if getattr(block, "_stop_at_layer_idx", None) is not None:
                 raise PartialPassError(_PARTIAL.format("stop_at_layer"))
@@ -243,6 +310,9 @@ class BridgeAdapter(Adapter):
             try:
                 output = forward(*args, **kwargs)
                 completed = True
+            except StopAtLayerException:
+                # run_with_cache stops by a hook of its own, which tells no block.
+                raise PartialPassError(_PARTIAL.format("stop_at_layer")) from None
             finally:
                 listener.close_pass(getattr(output, "past_key_values", None), completed)
             return output
@@ -276,6 +346,72 @@ class BridgeAdapter(Adapter):
         return cache
 
 
+class _HookedTransformerReading:
+    """What the forward passes and generations of a ``HookedTransformer`` read, told to one listener.
+
+    Each of its methods goes around the model's method of that name (``embed``: the embedding's ``forward``).
+    """
+
+    def __init__(self, model: Any, listener: PassListener) -> None:
+        self.n_layers = int(model.cfg.n_layers)
+        self.listener = listener
+        self.passes: list[bool] = []  # of the passes now running: told to the listener?
+        self.generations: list[tuple[int, list[Tensor]]] = []  # passes around it, and what it has embedded
+
+    def forward(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(forward).bind(*args, **kwargs).arguments
+        start = given.get("start_at_layer")
+        if start is not None and start not in (0, -self.n_layers):
+            raise PartialPassError(_PARTIAL.format("start_at_layer"))
+        if given.get("stop_at_layer") is not None:
+            raise PartialPassError(_PARTIAL.format("stop_at_layer"))
+        tokens = None if start is None else self._embedded(given["input"].shape[1])
+        self.passes.append(False)
+        completed = False
+        try:
+            if start is not None:
+                self._open(tokens, given["input"], given.get("attention_mask"), given.get("past_kv_cache"))
+            output = forward(*args, **kwargs)
+            completed = True
+        finally:
+            if self.passes.pop():
+                self.listener.close_pass(given.get("past_kv_cache"), completed)
+        return output
+
+    def input_to_embed(self, input_to_embed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = input_to_embed(*args, **kwargs)
+        residual, tokens, _, mask = result
+        if self.passes and not self.passes[-1]:
+            given = inspect.signature(input_to_embed).bind(*args, **kwargs).arguments
+            self._open(tokens, residual, mask, given.get("past_kv_cache"))
+        return result
+
+    def generate(self, generate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.generations.append((len(self.passes), []))
+        try:
+            return generate(*args, **kwargs)
+        finally:
+            self.generations.pop()
+
+    def embed(self, embed: Callable[..., Any], tokens: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self.generations and self.generations[-1][0] == len(self.passes):
+            self.generations[-1][1].append(tokens)
+        return embed(tokens, *args, **kwargs)
+
+    def _embedded(self, n_new: int) -> Tensor | None:
+        """The last tokens that the innermost generation embedded; None where it began from streams."""
+        if not self.generations or self.generations[-1][0] != len(self.passes) or not self.generations[-1][1]:
+            return None
+        tokens = torch.cat(self.generations[-1][1], dim=1)
+        return tokens[:, -n_new:] if tokens.shape[1] >= n_new else None
+
+    def _open(self, tokens: Tensor | None, stream: Tensor, mask: Any, cache: Any) -> None:
+        past_length = 0 if cache is None else int(cache[0].past_keys.shape[1])
+        fits = isinstance(mask, Tensor) and mask.shape == (stream.shape[0], past_length + stream.shape[1])
+        self.listener.open_pass(PassInput(tokens, mask.bool() if fits else None, past_length, cache))
+        self.passes[-1] = True  # last: a pass that was refused is not closed
+
+
 class HookedTransformerAdapter(Adapter):
     """``HookedTransformer`` of TransformerLens 3.9: mask and tokens are seen where it embeds them."""
 
@@ -289,36 +425,24 @@ class HookedTransformerAdapter(Adapter):
     def hook_points(self) -> Iterator[Any]:
         return iter(self.model.hook_dict.values())
 
+    def watched(self) -> list[tuple[nn.Module, str]]:
+        model = self.model
+        return [(model, "forward"), (model, "input_to_embed"), (model, "generate"), (model.embed, "forward")]
+
     @contextmanager
     def watch(self, listener: PassListener) -> Iterator[None]:
-        opened: list[bool] = []
-
-        def around_forward(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            for option in ("start_at_layer", "stop_at_layer"):
-                if kwargs.get(option) is not None:
-                    raise PartialPassError(_PARTIAL.format(option))
-            opened.append(False)
-            completed = False
-            try:
-                output = forward(*args, **kwargs)
-                completed = True
-            finally:
-                if opened.pop():
-                    bound = inspect.signature(forward).bind(*args, **kwargs)
-                    listener.close_pass(bound.arguments.get("past_kv_cache"), completed)
-            return output
-
-        def around_embed(embed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            cache = inspect.signature(embed).bind(*args, **kwargs).arguments.get("past_kv_cache")
-            past_length = 0 if cache is None else cache[0].past_keys.shape[1]
-            result = embed(*args, **kwargs)
-            _, tokens, _, mask = result
-            if opened and not opened[-1]:
-                opened[-1] = True
-                listener.open_pass(PassInput(tokens, None if mask is None else mask.bool(), past_length, cache))
-            return result
-
-        with _around(self.model, "forward", around_forward), _around(self.model, "input_to_embed", around_embed):
+        # ``forward`` finds tokens and mask in ``input_to_embed``; ``generate`` embeds them by itself and calls
+        # ``forward`` with streams, so there the tokens are those that it embedded.
+        reading = _HookedTransformerReading(self.model, listener)
+        arounds: tuple[Callable[..., Any], ...] = (
+            reading.forward,
+            reading.input_to_embed,
+            reading.generate,
+            reading.embed,
+        )
+        with ExitStack() as stack:
+            for (owner, name), around in zip(self.watched(), arounds, strict=True):
+                stack.enter_context(_around(owner, name, around))
             yield
 
     def step(
@@ -347,6 +471,15 @@ class HookedTransformerAdapter(Adapter):
         return cache
 
 
+_LEAN_IS_EXACT: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
+
+
+def _runs_the_original(component: Any) -> bool:
+    """False for a bridged LayerNorm that computes by itself: its last bits differ from the original's."""
+    folded = getattr(getattr(component, "config", None), "layer_norm_folding", False)
+    return bool(getattr(component, "use_native_layernorm_autograd", True) or folded)
+
+
 _PARTIAL = (
     "{} runs a part of the model: a halting rule compares each layer with all before it, so a partial pass "
     "has no trace. Run the whole model, or leave the lacscope context for this call."
@@ -365,6 +498,15 @@ def _read_transformers_call(forward: Callable[..., Any], args: tuple[Any, ...], 
     if not isinstance(mask, Tensor) or mask.shape != (n_rows, past_length + n_new):
         return PassInput(tokens, None, past_length, cache)
     return PassInput(tokens, mask.bool(), past_length, cache)
+
+
+def _takes_any_keyword(block: Any) -> bool:
+    parameters = inspect.signature(block.original_component.forward).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _keep_all(kwargs: dict[str, Any], num_positional_args: int = 0) -> dict[str, Any]:
+    return kwargs
 
 
 def first_keys(cache: Any) -> Tensor | None:

@@ -1,11 +1,10 @@
 """A trace from activations that the user cached already."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lacscope.adapters import adapt
@@ -14,9 +13,9 @@ from lacscope.recorder import PassRecord, Run, assemble, run_attrs
 
 
 def trace_from_cache(
-    cache: Mapping[str, Tensor],
+    cache: Any,
     tokens: Int[Tensor, "batch pos"],
-    attention_mask: Int[Tensor, "batch pos"] | None = None,
+    attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
 ) -> xr.Dataset:
     """The trace of one uncached pass, from the result of ``run_with_cache``.
 
@@ -61,7 +60,7 @@ def trace_from_cache(
             ):
                 layerwise.setdefault(name, []).append(values)
     record = PassRecord(tokens, mask, {name: torch.stack(values) for name, values in layerwise.items()}, None)
-    record.check_finite(0)
+    record.check_finite()
     run = Run(rule_states=[])
     run.add(record)
     samples = run.samples()
@@ -75,12 +74,12 @@ def _anonymous(samples: list[SampleTrace]) -> xr.Dataset:
     return build(samples, {"model": "unnamed", "rule": "null", "effect": "observe"})
 
 
-def _count_layers(cache: Mapping[str, Any]) -> int:
+def _count_layers(cache: Any) -> int:
     layers = {int(key.split(".")[1]) for key in cache if key.startswith("blocks.") and key.split(".")[1].isdigit()}
     return max(layers, default=-1) + 1
 
 
-def _key(cache: Mapping[str, Any], layer: int, *points: str) -> str:
+def _key(cache: Any, layer: int, *points: str) -> str:
     for point in points:
         if f"blocks.{layer}.{point}" in cache:
             return f"blocks.{layer}.{point}"

@@ -4,10 +4,13 @@ Every row belongs to the token being **read**; the token produced from it stands
 ``next_token_id``. Norms are NaN and ``void`` is False where ``valid`` is False.
 """
 
+import hashlib
+import io
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +28,20 @@ TOKENWISE_MEASURES = ("surprisal", "entropy")
 MEASURES = LAYERWISE_MEASURES + TOKENWISE_MEASURES
 SUBLAYER_DELTAS = ("attn_delta_norm", "mlp_delta_norm")
 TOKEN_COORDS = ("token_id", "token_text", "next_token_id", "phase", "valid", "sink", "special")
+PROVENANCE_ATTRS = (
+    "model",
+    "dtype",
+    "device",
+    "weight_processing",
+    "rule",
+    "effect",
+    "response",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "versions",
+)
 REQUIRED_ATTRS = ("lacscope_schema", "model", "rule", "effect", "n_layers", "versions")
 
 LONG_NAMES = {
@@ -43,6 +60,10 @@ LONG_NAMES = {
     "void": "the layer is a void for the token",
 }
 UNITS = {"cos_pre_post": "1", "surprisal": "nat", "entropy": "nat", "void": "1"}
+
+# The last bytes of a trace file: this, the sha256 of all before it, a newline. HDF5 readers ignore them.
+_SEAL = b"\nlacscope sha256 "
+_SEAL_LENGTH = len(_SEAL) + 64 + 1
 
 SINK_FACTOR = 10.0
 SINK_MIN_TOKENS = 8
@@ -128,7 +149,8 @@ def build(
     sinks = [find_sinks(s.layerwise["resid_post_norm"]) for s in samples]
     special = np.isin(token_ids, np.asarray(list(special_ids), dtype=np.int64))
     phases = [np.where(s.decode, PHASES[1], PHASES[0]) for s in samples]
-    texts = np.array([[text.get(int(i), "") for i in row] for row in token_ids], dtype=object)
+    # netCDF strings end at a NUL: it is shown as its symbol.
+    texts = np.array([[text.get(int(i), "").replace("\0", "\u2400") for i in row] for row in token_ids], dtype=object)
     by_token = ("sample", "token")
     coords: dict[str, Any] = {
         "sample": np.arange(len(samples)) if sample_ids is None else np.asarray(sample_ids),
@@ -154,7 +176,7 @@ def build(
         dims: tuple[str, ...] = ("sample", "layer", "token")
         if void.ndim == 4:
             void, dims = np.moveaxis(void, 1, 0), ("rule", *dims)
-            coords["rule"] = list(rules or [])
+            coords["rule"] = np.array(list(rules or []), dtype=object)
         variables["void"] = (dims, void, _describe("void"))
     if samples[0].logits is not None:
         rows = [np.asarray(s.logits, dtype=np.float32) for s in samples]
@@ -181,7 +203,7 @@ def stack_rules(traces: Sequence[xr.Dataset], rules: Sequence[str]) -> xr.Datase
     if len(traces) == 1:
         only = traces[0]
         if "void" in only and "rule" not in only.dims:
-            only["void"] = only["void"].expand_dims(rule=list(rules))
+            only["void"] = only["void"].expand_dims(rule=np.array(rules, dtype=object))
         return only
     n_tokens = max(trace.sizes["token"] for trace in traces)
     fills = {**dict.fromkeys(("void", "valid", "sink", "special"), False), "token_text": "", "phase": ""}
@@ -191,7 +213,7 @@ def stack_rules(traces: Sequence[xr.Dataset], rules: Sequence[str]) -> xr.Datase
         flat = trace.reset_coords(list(TOKEN_COORDS))
         fill = {str(name): fills.get(str(name), np.nan) for name in flat.data_vars}
         padded.append(flat.reindex(token=np.arange(n_tokens), fill_value=fill))
-    stacked = xr.concat(padded, dim="rule", data_vars="all").assign_coords(rule=list(rules))
+    stacked = xr.concat(padded, dim="rule", data_vars="all").assign_coords(rule=np.array(rules, dtype=object))
     stacked.attrs = {**traces[0].attrs, "rule": "[" + ", ".join(rules) + "]"}
     return validate(stacked.set_coords(list(TOKEN_COORDS)))
 
@@ -202,9 +224,12 @@ def _describe(name: str) -> dict[str, str]:
 
 def _attribute(value: Any) -> str | int | float:
     """h5netcdf refuses None, bool and dict: those are written as JSON."""
-    if isinstance(value, (str, float)) or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    return json.dumps(value, sort_keys=True)
+    plain = value.item() if isinstance(value, np.generic) else value
+    return plain if _is_attribute(plain) else json.dumps(plain, sort_keys=True)
+
+
+def _is_attribute(value: Any) -> bool:
+    return isinstance(value, (str, float)) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def validate(trace: xr.Dataset) -> xr.Dataset:
@@ -217,7 +242,9 @@ def validate(trace: xr.Dataset) -> xr.Dataset:
             "this is not a lacscope trace: attribute 'lacscope_schema' is missing. "
             "Traces are written by lacscope.save_trace or `lacscope trace`."
         )
-    if int(schema) > SCHEMA_VERSION:
+    if not isinstance(schema, (int, np.integer)) or schema < 1:
+        raise TraceError(f"attribute 'lacscope_schema' is {schema!r}, not a version number from 1 up.")
+    if schema > SCHEMA_VERSION:
         raise TraceError(
             f"the trace has schema version {schema}; this lacscope reads up to version {SCHEMA_VERSION}. "
             "Upgrade with `pip install -U lacscope`."
@@ -226,6 +253,11 @@ def validate(trace: xr.Dataset) -> xr.Dataset:
     problems += [f"variable '{name}' is missing" for name in NORMS if name not in trace.data_vars]
     problems += [f"coordinate '{name}' is missing" for name in TOKEN_COORDS if name not in trace.coords]
     problems += [f"attribute '{name}' is missing" for name in REQUIRED_ATTRS if name not in trace.attrs]
+    problems += [
+        f"attribute '{name}' is a {type(value).__name__}: netCDF holds str, int and float, so write the rest as JSON"
+        for name, value in trace.attrs.items()
+        if not _is_attribute(value)
+    ]
     for name in (*NORMS, *SUBLAYER_DELTAS, *LAYERWISE_MEASURES):
         if name in trace.data_vars and _dims(trace[name]) != ("sample", "layer", "token"):
             problems.append(f"'{name}' has dimensions {trace[name].dims}, not ('sample', 'layer', 'token')")
@@ -259,30 +291,52 @@ def _inconsistencies(trace: xr.Dataset) -> list[str]:
             problems.append(f"'{name}' must be finite exactly where 'valid' is True")
     if "void" in trace and trace["void"].dtype != bool:
         problems.append(f"'void' has dtype {trace['void'].dtype}, not bool")
+    if any("\0" in text for text in trace["token_text"].values.flat):
+        problems.append("'token_text' holds NUL characters, which end a netCDF string")
+    if trace.attrs["n_layers"] != trace.sizes["layer"]:
+        problems.append(f"attribute 'n_layers' is {trace.attrs['n_layers']}, the layers are {trace.sizes['layer']}")
+    problems += [f"attribute '{name}' is not JSON" for name in ("rule", "versions") if not _is_json(trace.attrs[name])]
     return problems
 
 
+def _is_json(text: Any) -> bool:
+    try:
+        json.loads(text)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def save_trace(trace: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a trace as netCDF (h5netcdf, checksummed chunks), whole or not at all.
+    """Write a trace as netCDF (h5netcdf), checksummed, whole or not at all.
 
     The file is written under a temporary name beside ``path`` and renamed: a full disk or a kill leaves
-    the old file as it was. Raises OSError with the path in the text where writing fails.
+    the old file as it was. Any netCDF reader opens it; :func:`open_trace` also checks it against the sha256
+    at its end, so that not one flipped bit is read silently. Raises OSError with the path in the text where
+    writing fails.
     """
     validate(trace)
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     encoding = {str(name): _encoding(variable) for name, variable in trace.variables.items() if variable.ndim}
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
-    os.close(handle)
+    # In memory first: HDF5 may crash the process, not raise, where a disk is full.
+    body = trace.to_netcdf(None, engine="h5netcdf", encoding=encoding)
+    seal = _SEAL + hashlib.sha256(body).hexdigest().encode() + b"\n"
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
-        trace.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            file.write(body)
+            file.write(seal)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        raise OSError(
-            error.errno, f"could not write the trace ({error.strerror or error}); nothing was changed", str(target)
-        ) from error
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"could not write the trace ({reason}); nothing was changed", str(target)) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        # Where the folder could not be made there is nothing to take away.
+        with suppress(OSError):
+            temporary.unlink()
     return target
 
 
@@ -303,24 +357,44 @@ def open_trace(path: str | os.PathLike[str]) -> xr.Dataset:
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"no trace file at {source}. `lacscope trace --out FILE` writes one.")
+    body = _unsealed(source)
     try:
-        with xr.open_dataset(source, engine="h5netcdf") as opened:
+        with xr.open_dataset(io.BytesIO(body), engine="h5netcdf") as opened:
             trace = opened.load()
     except Exception as error:
-        raise TraceError(
-            f"{source} cannot be read as a trace: it is not netCDF, or is truncated or damaged "
-            f"({type(error).__name__}: {error})."
-        ) from error
-    for name, variable in trace.variables.items():
-        if variable.dtype.kind in "OSU":
+        raise TraceError(f"{source} cannot be read as netCDF ({type(error).__name__}: {error}).") from error
+    for name in list(trace.variables):
+        if trace[name].dtype.kind in "OSU":
             trace[name] = trace[name].astype(object)
-    for name in trace.variables:
         trace[name].encoding = {}
+    trace.attrs = {
+        name: value.item() if isinstance(value, np.generic) else value for name, value in trace.attrs.items()
+    }
     return validate(trace)
 
 
-def rule_of(trace: xr.Dataset) -> dict[str, Any] | None:
-    """The rule that made the trace, as a dict with its class ``name`` and fields; None without one."""
+def _unsealed(source: Path) -> bytes:
+    """The file's netCDF, once its sha256 is known to be right: damaged HDF5 is never parsed."""
+    raw = source.read_bytes()
+    body, seal = raw[:-_SEAL_LENGTH], raw[-_SEAL_LENGTH:]
+    if not seal.startswith(_SEAL):
+        raise TraceError(
+            f"{source} is not a whole trace file: its end is missing. It is truncated, or was not written by "
+            "lacscope.save_trace or `lacscope trace`."
+        )
+    if seal != _SEAL + hashlib.sha256(body).hexdigest().encode() + b"\n":
+        raise TraceError(
+            f"{source} is damaged: its content is not what was written (sha256 differs). Trace again, or take "
+            "another copy."
+        )
+    return body
+
+
+def rule_of(trace: xr.Dataset) -> dict[str, Any] | list[dict[str, Any]] | None:
+    """The rule that made the trace, as a dict with its class ``name`` and fields; None without one.
+
+    A list of such dicts where the trace has a dimension ``rule``.
+    """
     return json.loads(trace.attrs["rule"])
 
 

@@ -11,6 +11,8 @@ change, or undo, our edit. Whatever is edited at a block's ``hook_resid_post``, 
 next block's ``hook_resid_pre`` shows, and what a readout returns.
 """
 
+import functools
+import itertools
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +34,9 @@ from lacscope.rules import Effect, HaltingRule, L2AdaptiveComputation, LayerView
 __all__ = ["PaddingWarning", "RunWarning", "halting", "halting_hooks"]
 
 Hook = tuple[str, Callable[..., Tensor | None]]
+
+
+_GIVEN_AS = {"phase": "decode"}
 
 
 class PaddingWarning(UserWarning):
@@ -97,6 +102,8 @@ def make_program(
 
 def _norm(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
     """L2 norm, accumulated in float32: in bfloat16 its rounding error exceeds many deltas."""
+    if stream.dtype == torch.float64:
+        return torch.linalg.vector_norm(stream.detach(), dim=-1).float()
     return torch.linalg.vector_norm(stream.detach(), dim=-1, dtype=torch.float32)
 
 
@@ -114,8 +121,10 @@ class HaltingPass:
         decode: Bool[Tensor, "batch pos"] | None = None,
         position: Int[Tensor, "batch pos"] | None = None,
         valid: Bool[Tensor, "batch pos"] | None = None,
+        alone: bool = False,
     ) -> None:
         self.program = program
+        self.alone = alone
         self.given = {"decode": decode, "position": position, "valid": valid}
         self.run_states = run_states
         self.pass_states: list[dict[str, Any]] = [{} for _ in program.rules]
@@ -171,7 +180,7 @@ class HaltingPass:
         """The norm measured as the stream left the last block, where nobody touched it since."""
         if self._left is not None:
             left, version, norm = self._left
-            if left is stream and (version is None or version == stream._version):
+            if left is stream and (self.alone if version is None else version == stream._version):
                 return norm
         return _norm(stream)
 
@@ -201,7 +210,7 @@ class HaltingPass:
         if self.program.effect == "readout" and self.fired == self.program.n_layers:
             self._update_readout(stream)
             out = self._final_stream(stream)
-        # Inference tensors carry no version; they meet no foreign hooks either, see run.trace.
+        # Inference tensors carry no version that would show an edit in place.
         self._left = (out, None if out.is_inference() else out._version, realised)
         return None if out is stream else out
 
@@ -228,6 +237,12 @@ class HaltingPass:
         masks = []
         for rule, pass_state, run_state in zip(self.program.rules, self.pass_states, self.run_states, strict=True):
             after = rule.decides == "after"
+            unknown = [need for need in sorted(rule.needs) if self.given[_GIVEN_AS.get(need, need)] is None]
+            if unknown:
+                raise ValueError(
+                    f"{rule!r} needs {', '.join(unknown)}, but the pass was started from embeddings without an "
+                    "attention mask: pass attention_mask= to the model, or token ids."
+                )
             view = LayerView(
                 layer,
                 self.program.n_layers,
@@ -238,16 +253,14 @@ class HaltingPass:
                 **{
                     name: value.to(pre.device) if value is not None else None
                     for name, value in self.given.items()
-                    if ("phase" if name == "decode" else name) in rule.needs
+                    if name in {_GIVEN_AS.get(need, need) for need in rule.needs}
                 },
             )
             with torch.no_grad():
                 void = rule.voids(view, pass_state, run_state)
-            if void.dtype != torch.bool or void.shape != view.shape:
-                raise ValueError(
-                    f"{rule!r}.voids must return a bool tensor of shape {tuple(view.shape)}, "
-                    f"got {void.dtype} {tuple(void.shape)}."
-                )
+            if not isinstance(void, Tensor) or void.dtype != torch.bool or void.shape != view.shape:
+                got = f"{void.dtype} {tuple(void.shape)}" if isinstance(void, Tensor) else type(void).__name__
+                raise ValueError(f"{rule!r}.voids must return a bool tensor of shape {tuple(view.shape)}, got {got}.")
             masks.append(void)
         void = masks[0] if len(masks) == 1 else torch.stack(masks)
         self.void.append(void)
@@ -276,16 +289,13 @@ class HaltingPass:
     def record(self, tokens: Tensor | None, mask: Tensor | None) -> PassRecord:
         """What is kept of the finished pass: arrays of layers x batch x pos."""
         home = self.layerwise["resid_pre_norm"][0].device
-        layerwise = {
-            name: torch.stack([layer.to(home) for layer in layers]) for name, layers in self.layerwise.items()
-        }
+        layerwise = {name: torch.stack([layer.to(home) for layer in layers]) for name, layers in self.layerwise.items()}
         void = torch.stack([layer.to(home) for layer in self.void], dim=-3) if self.void else None
         shape = layerwise["resid_pre_norm"].shape[1:]
-        if mask is None:
-            mask = torch.ones(shape, dtype=torch.bool, device=home)
-        if tokens is None:
-            tokens = torch.full(shape, -1, device=home)
-        return PassRecord(tokens, mask.to(home), layerwise, void)
+        # Copies: a view of one column would keep everything that was read so far, once for each step.
+        mask = torch.ones(shape, dtype=torch.bool, device=home) if mask is None else mask.to(home, copy=True)
+        tokens = torch.full(shape, -1, device=home) if tokens is None else tokens.detach().clone()
+        return PassRecord(tokens, mask, layerwise, void)
 
 
 class HaltingSession:
@@ -302,7 +312,17 @@ class HaltingSession:
     ) -> None:
         self.adapter, self.program, self.recorder = adapter, program, recorder
         self.prompt_lengths, self.attention_mask = prompt_lengths, attention_mask
+        self.sample_ids: Sequence[int] | None = None
+        self._order = itertools.count()
         self._stack: list[tuple[HaltingPass, Run, PassInput, Tensor | None]] = []
+
+    @functools.cached_property
+    def _residual_points(self) -> list[Any]:
+        return [
+            self.adapter.hook_point(f"blocks.{layer}.{point}")
+            for layer in range(self.program.n_layers)
+            for point in ("hook_resid_pre", "hook_resid_post")
+        ]
 
     def points(self) -> list[tuple[Any, Callable[..., Tensor | None]]]:
         return [
@@ -329,7 +349,14 @@ class HaltingSession:
                 lengths = now.long().sum(-1)
                 run.prompt_lengths = lengths
             decode = position >= lengths.to(position.device).unsqueeze(-1)
-        current = HaltingPass(self.program, run_states=run.rule_states, decode=decode, position=position, valid=now)
+        current = HaltingPass(
+            self.program,
+            run_states=run.rule_states,
+            decode=decode,
+            position=position,
+            valid=now,
+            alone=all(len(point._forward_hooks) == 1 for point in self._residual_points),
+        )
         self._stack.append((current, run, given, now))
 
     def close_pass(self, cache: Any, completed: bool) -> None:
@@ -342,7 +369,7 @@ class HaltingSession:
                 "the way (reset_hooks() inside the context takes ours too), or the pass was partial."
             )
         record = current.record(given.tokens, mask)
-        record.check_finite(run.length)
+        record.check_finite(run, None if self._stack else self.sample_ids)
         run.add(record)
         run.cached = given.past_length + record.tokens.shape[1]
         run.cache = None if cache is None else weakref.ref(cache)
@@ -375,7 +402,10 @@ class HaltingSession:
         return self._new_run(given)
 
     def _new_run(self, given: PassInput) -> Run:
-        run = Run(rule_states=[{} for _ in self.program.rules], prompt_lengths=self.prompt_lengths)
+        run = Run(rule_states=[{} for _ in self.program.rules], order=next(self._order))
+        if self._stack:
+            return run  # a call from inside a user's hook reads something of its own
+        run.prompt_lengths = self.prompt_lengths
         rows = None if given.tokens is None else given.tokens.shape[0]
         for name, value in (("prompt_lengths", self.prompt_lengths), ("attention_mask", self.attention_mask)):
             if value is not None and rows is not None and value.shape[0] != rows:
@@ -390,7 +420,7 @@ class HaltingSession:
         if given.tokens is None:
             return None
         now = torch.ones_like(given.tokens, dtype=torch.bool)
-        if self.attention_mask is not None and run.length == 0:
+        if self.attention_mask is not None and run.length == 0 and not self._stack:
             if self.attention_mask.shape != now.shape:
                 raise ValueError(
                     f"attention_mask is {tuple(self.attention_mask.shape)}, the pass reads {tuple(now.shape)} tokens."
@@ -443,8 +473,7 @@ def halting_hooks(
                 f"{needing!r} needs {', '.join(sorted(needing.needs))}, which plain hooks cannot see. "
                 "Use `with lacscope.halting(model, rule, effect): ...`."
             )
-    if recorder is not None:
-        recorder.describe(adapter, program.rules, effect)
+    attrs = None if recorder is None else recorder.describe(adapter, program.rules, effect)
     current: list[HaltingPass] = []
 
     def fire(point: str, layer: int, activation: Tensor, hook: Any) -> Tensor | None:
@@ -452,8 +481,9 @@ def halting_hooks(
             current[:] = [HaltingPass(program, run_states=[{} for _ in program.rules])]
         if not current:
             raise PartialPassError(
-                f"block {layer} fired before block 0: the pass is partial (start_at_layer), or hooks of some layers "
-                "were not registered."
+                f"block {layer} fired before block 0: the pass is partial (start_at_layer), hooks of some layers were "
+                "not registered, or the model was called again from inside a hook; lacscope.halting keeps nested calls "
+                "apart, plain hooks cannot."
             )
         halting_pass = current[0]
         result = halting_pass.callback(point, layer, activation)
@@ -461,10 +491,10 @@ def halting_hooks(
             current.clear()
             if recorder is not None:
                 record = halting_pass.record(None, None)
-                record.check_finite(0)
+                record.check_finite()
                 run = Run(rule_states=[])
                 run.add(record)
-                recorder.keep(run)
+                recorder.keep(run, attrs)
         return result
 
     return [
@@ -481,7 +511,7 @@ def halting(
     effect: Effect,
     *,
     prompt_lengths: Sequence[int] | Int[Tensor, " batch"] | None = None,
-    attention_mask: Int[Tensor, "batch pos"] | None = None,
+    attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
 ) -> Iterator[Recorder]:
     """Run anything on the model under a rule and an effect, and record every run.
 

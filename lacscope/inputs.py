@@ -1,9 +1,11 @@
 """What the user gives -> token ids, with every refusal in words."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from lacscope.adapters import Adapter
@@ -19,6 +21,8 @@ _KINDS = (
     "a str, a list of str, one chat (a list of {'role', 'content'}), a list of chats, token ids (a list of int, "
     "or a list of such lists), or an integer tensor of shape [pos] or [batch, pos]"
 )
+
+_RESPONSES = "responses= takes one answer per input: a list of str, or of lists of token ids"
 
 
 def read_inputs(adapter: Adapter, inputs: Any, attention_mask: Tensor | None = None) -> list[list[int]]:
@@ -50,19 +54,27 @@ def _from_list(adapter: Adapter, inputs: Sequence[Any]) -> list[list[int]]:
             return [_from_chat(adapter, chat, i) for i, chat in enumerate(inputs)]
         if all(all(_is_int(token) for token in item) for item in inputs):
             return [[int(token) for token in item] for item in inputs]
-    kinds = sorted({type(item).__name__ for item in inputs})
-    raise InputError(f"inputs must be {_KINDS}, all of one kind; got a list of {', '.join(kinds)}.")
+    raise InputError(f"inputs must be {_KINDS}, all of one kind; got a list of {_kinds(inputs)}.")
+
+
+def _kinds(items: Sequence[Any]) -> str:
+    """What a list holds, one level down too: ``"int, list of str"``."""
+    names = set()
+    for item in items:
+        nested = isinstance(item, (list, tuple)) and len(item) > 0
+        names.add(type(item).__name__ + (f" of {'/'.join(sorted({type(i).__name__ for i in item}))}" if nested else ""))
+    return ", ".join(sorted(names))
 
 
 def _is_int(item: Any) -> bool:
-    return hasattr(item, "__index__") and not isinstance(item, (bool, Tensor))
+    return isinstance(item, Integral) and not isinstance(item, bool)
 
 
 def _from_tensor(inputs: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
-    if inputs.is_floating_point() or inputs.dtype == torch.bool or inputs.ndim not in (1, 2) or inputs.numel() == 0:
+    whole = not (inputs.is_floating_point() or inputs.is_complex() or inputs.dtype == torch.bool)
+    if not whole or inputs.ndim not in (1, 2) or inputs.numel() == 0:
         raise InputError(
-            "a tensor of inputs must hold token ids, [pos] or [batch, pos]; got "
-            f"{inputs.dtype} {tuple(inputs.shape)}."
+            f"a tensor of inputs must hold token ids, [pos] or [batch, pos]; got {inputs.dtype} {tuple(inputs.shape)}."
         )
     rows = inputs.unsqueeze(0) if inputs.ndim == 1 else inputs
     if attention_mask is None:
@@ -103,14 +115,18 @@ def _from_chat(adapter: Adapter, chat: Chat, index: int) -> list[int]:
             "model.tokenizer.chat_template to the template that the model was trained with."
         )
     # Tokenised by the template itself: its text through the tokenizer would get a second BOS.
-    return list(
-        tokenizer.apply_chat_template(list(chat), tokenize=True, add_generation_prompt=True, return_dict=False)
-    )
+    options = {"tokenize": True, "add_generation_prompt": True, "return_dict": False}
+    try:
+        return list(tokenizer.apply_chat_template([dict(message) for message in chat], **options))
+    except TemplateError as error:
+        raise InputError(f"{adapter.name}'s chat template refuses chat {index}: {error}") from error
 
 
 def read_responses(adapter: Adapter, responses: Any, n_samples: int) -> list[list[int]]:
     """Token ids of the given answers, without special tokens; one for each sample."""
-    given = [responses] if isinstance(responses, str) else list(responses)
+    if not isinstance(responses, (str, Sequence)):
+        raise InputError(f"{_RESPONSES}; got {responses!r:.80}.")
+    given: list[Any] = [responses] if isinstance(responses, str) else list(responses)
     if given and all(_is_int(item) for item in given):
         given = [given]
     if len(given) != n_samples:
@@ -122,21 +138,21 @@ def read_responses(adapter: Adapter, responses: Any, n_samples: int) -> list[lis
         bos = tokenizer.bos_token_id
         given = [ids[1:] if ids and ids[0] == bos else ids for ids in given]
     elif not all(isinstance(item, Sequence) and all(_is_int(token) for token in item) for item in given):
-        raise InputError("responses= takes one answer per input: a list of str, or of lists of token ids.")
+        raise InputError(f"{_RESPONSES}; got a list of {_kinds(given)}.")
     empty = [i for i, ids in enumerate(given) if len(ids) == 0]
     if empty:
         raise InputError(f"response {empty[0]} is empty.")
-    return _check_ids(adapter, [[int(token) for token in ids] for ids in given])
+    return _check_ids(adapter, [[int(token) for token in ids] for ids in given], "response")
 
 
-def _check_ids(adapter: Adapter, rows: list[list[int]]) -> list[list[int]]:
+def _check_ids(adapter: Adapter, rows: list[list[int]], what: str = "prompt") -> list[list[int]]:
     for index, ids in enumerate(rows):
         if not ids:
-            raise InputError(f"prompt {index} has no tokens. Give at least one.")
+            raise InputError(f"{what} {index} has no tokens. Give at least one.")
         outside = [i for i in ids if not 0 <= i < adapter.vocab_size]
         if outside:
             raise InputError(
-                f"prompt {index} has token id {outside[0]}; {adapter.name} has ids 0 to {adapter.vocab_size - 1}."
+                f"{what} {index} has token id {outside[0]}; {adapter.name} has ids 0 to {adapter.vocab_size - 1}."
             )
     return rows
 
@@ -152,5 +168,5 @@ def check_lengths(adapter: Adapter, rows: Sequence[Sequence[int]], max_new_token
             more = f" and {generated} generated ones to read" if generated else ""
             raise InputError(
                 f"prompt {index} has {len(ids)} tokens{more}; the context of {adapter.name} holds {limit}. "
-                "Shorten the prompt or lower max_new_tokens."
+                "Shorten the prompt (or the given answer) or lower max_new_tokens."
             )

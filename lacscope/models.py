@@ -5,9 +5,9 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -66,10 +66,9 @@ def load_model(
     torch_dtype = _resolve_dtype(dtype)
     source = os.fspath(name)
     folder, label = _locate(source)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch_device = _resolve_device(device)
     hf_model, tokenizer = _read(folder, label, torch_dtype, trust_remote_code, allow_pickle)
-    hf_model = hf_model.to(device).eval()
+    hf_model = hf_model.to(torch_device).eval()
     try:
         bridge = build_bridge(hf_model, tokenizer, name=label, residual_only=hooks == "residual")
     except (ValueError, KeyError, AttributeError) as error:
@@ -88,6 +87,16 @@ def _resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def _resolve_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {str(device)!r} cannot be used here: {reason}. device='cpu' always can.") from error
+
+
 def _locate(name: str) -> tuple[str, str]:
     """Folder or hub id to read from, and the label that the trace will carry."""
     path = Path(name).expanduser()
@@ -96,6 +105,8 @@ def _locate(name: str) -> tuple[str, str]:
             raise ModelLoadError(f"{path} is a file but not a .gguf; give a model folder, a .gguf file or a hub id.")
         return str(_converted(path)), path.stem
     if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelLoadError(f"{path} is not a model folder: it has no config.json.")
         return str(path), path.resolve().name
     if name == DEMO_MODEL:
         return str(_converted(_demo_file())), DEMO_MODEL
@@ -181,22 +192,71 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(
-    folder: str, label: str, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool
-) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _read(folder: str, label: str, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder or a hub id; what is in the hub's cache is read without asking the hub."""
+    options = {"trust_remote_code": trust_remote_code}
+    weights = {"dtype": dtype, "use_safetensors": None if allow_pickle else True}
 
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    def read(**more: Any) -> tuple[Any, Any]:
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+        AutoConfig.from_pretrained(folder, **options, **more)  # the first thing to fail says most clearly why
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options, **more) if _has_tokenizer(folder) else None
+        return AutoModelForCausalLM.from_pretrained(folder, **options, **weights, **more), tokenizer
+
+    with _no_progress_bar():
+        if not Path(folder).exists():
+            try:
+                return read(local_files_only=True)
+            except Exception:
+                _ask_hub(label)
+        try:
+            return read()
+        except Exception as error:
+            raise ModelLoadError(_explain(label, folder, error)) from error
+
+
+def _has_tokenizer(folder: str) -> bool:
+    """False only for a local folder without any tokenizer file: such a model reads token ids."""
+    path = Path(folder)
+    return not path.is_dir() or any(path.glob("*token*")) or any(path.glob("vocab.*"))
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers' bar over the loading of weights is over before it can be read, and stays in notebooks."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*incorrect regex pattern.*")
-            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=None if allow_pickle else True, **options
-        )
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _ask_hub(label: str) -> None:
+    """Ask the hub once whether it has the model: transformers would retry for most of a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    known = f"Known here: {DEMO_MODEL!r}, a local folder, a .gguf file, or a hub id"
+    try:
+        HfApi().model_info(label, timeout=10)
+    except GatedRepoError as error:
+        raise ModelLoadError(
+            f"{label} is gated: accept its licence on the hub and log in with `hf auth login`."
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelLoadError(
+            f"unknown model {label!r}: no such file or folder, and the hub has none. {known}."
+        ) from error
     except Exception as error:
-        raise ModelLoadError(_explain(label, folder, error)) from error
-    return model, tokenizer
+        raise ModelLoadError(
+            f"unknown model {label!r}: no such file or folder, not in the hub's cache, and the hub cannot be reached "
+            f"({type(error).__name__}). {known} (with a network, or once it is in the hub's cache)."
+        ) from error
 
 
 def _explain(label: str, folder: str, error: Exception) -> str:
@@ -208,12 +268,6 @@ def _explain(label: str, folder: str, error: Exception) -> str:
         )
     if "trust_remote_code" in text:
         return f"{label} needs code of its own, which is not run unless you pass trust_remote_code=True."
-    if not Path(folder).exists():
-        return (
-            f"unknown model {label!r}: no such file or folder, and the hub could not give it "
-            f"({type(error).__name__}). Known here: {DEMO_MODEL!r}, a local folder, a .gguf file, or a hub id "
-            "(with a network, or once it is in the hub's cache)."
-        )
     return f"{label} cannot be read from {folder}: {type(error).__name__}: {text}"
 
 
@@ -281,9 +335,7 @@ def _inspect_stream(adapter: Adapter) -> StreamReport:
             assert pre is not None
             assert post is not None
             if attn.shape != pre.shape or mlp.shape != pre.shape or not _close(pre + attn + mlp, post):
-                return StreamReport(
-                    True, False, f"at blocks.{layer} resid_pre + attn_out + mlp_out is not resid_post"
-                )
+                return StreamReport(True, False, f"at blocks.{layer} resid_pre + attn_out + mlp_out is not resid_post")
         zeroed = _short_pass(adapter, names, zero=True)
         for layer in layers:
             pre, post = zeroed[layer, "hook_resid_pre"], zeroed[layer, "hook_resid_post"]
@@ -349,13 +401,12 @@ def weight_processing(model: Any) -> str:
     move by up to 11 % (measured). Folding alone moves none.
     """
     adapter = adapt(model)
-    normalization = str(getattr(adapter.model.cfg, "normalization_type", "") or "")
-    processed = bool(getattr(adapter.model, "compatibility_mode", False)) or normalization.endswith("Pre")
-    if not processed:
-        return "none"
     embedding: Float[Tensor, "vocab d_model"] = adapter.model.W_E.detach()[:64].float()
-    centred = embedding.mean(-1).abs().max() < 1e-4 * embedding.abs().mean()
-    return "centred: residual norms differ from the raw model's" if bool(centred) else "folded"
+    if bool(embedding.mean(-1).abs().max() < 1e-4 * embedding.abs().mean()):
+        return "centred: residual norms differ from the raw model's"
+    normalization = str(getattr(adapter.model.cfg, "normalization_type", "") or "")
+    compatible = bool(getattr(adapter.model, "compatibility_mode", False))
+    return "folded" if compatible or normalization.endswith("Pre") else "none"
 
 
 @dataclass(frozen=True)
@@ -378,7 +429,11 @@ def model_cost(model: Any) -> ModelCost | None:
     cfg = adapter.model.cfg
     if getattr(cfg, "num_experts", None):
         return None
-    weights = [sum(p.numel() for p in block.parameters() if p.ndim >= 2) for block in adapter.model.blocks]
+    # HookedTransformer keeps biases per head, [n_heads, d_head]: they multiply nothing.
+    weights = [
+        sum(p.numel() for name, p in block.named_parameters() if p.ndim >= 2 and ".b_" not in f".{name}")
+        for block in adapter.model.blocks
+    ]
     n_kv_heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
     return ModelCost(
         block=2.0 * sum(weights) / len(weights),

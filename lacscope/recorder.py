@@ -4,6 +4,7 @@ A *run* is a prefill and the decode steps that continue it; a *pass* is one forw
 O(layers x tokens).
 """
 
+import bisect
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,20 +35,29 @@ class PassRecord:
     layerwise: dict[str, Float[Tensor, "layer batch pos"]]
     void: Bool[Tensor, "*rule layer batch pos"] | None
 
-    def check_finite(self, offset: int) -> None:
-        """Raise NonFiniteStreamError naming sample, layer and token where a norm of a real token is not finite."""
-        for name in ("resid_pre_norm", "delta_norm", "update_norm"):
-            bad = ~torch.isfinite(self.layerwise[name]) & self.mask
-            if bool(bad.any()):
-                layer, row, position = (int(i) for i in bad.nonzero()[0])
-                real = int(self.mask[row, : position + 1].sum()) - 1
-                where = "entering" if name == "resid_pre_norm" else "leaving"
-                raise NonFiniteStreamError(
-                    f"the residual stream {where} layer {layer} is not finite at sample {row} of the batch, "
-                    f"token {offset + real} (id {int(self.tokens[row, position])}). "
-                    "A float16 model may overflow: load it in bfloat16 or float32; else look at the weights or at "
-                    "a hook that edits this layer."
-                )
+    def check_finite(self, run: "Run | None" = None, sample_ids: Sequence[int] | None = None) -> None:
+        """Raise NonFiniteStreamError naming sample, layer and token where a norm of a real token is not finite.
+
+        ``run`` is what the pass continues, and ``sample_ids`` the names of the batch's rows, where known.
+        """
+        entering = ~torch.isfinite(self.layerwise["resid_pre_norm"])
+        leaving = ~torch.isfinite(self.layerwise["delta_norm"] + self.layerwise["update_norm"])
+        # In the order in which the stream passes them, so that the first is where it began.
+        bad = torch.stack([entering, leaving], dim=1).flatten(0, 1) & self.mask
+        if not bool(bad.any()):
+            return
+        place, row, position = (int(i) for i in bad.nonzero()[0])
+        layer, has_left = divmod(place, 2)
+        token = int(self.mask[row, : position + 1].sum()) - 1
+        if run is not None and run.passes:
+            token += int(run.mask[row].sum())
+        sample = f"sample {row} of the batch" if sample_ids is None else f"sample {sample_ids[row]}"
+        raise NonFiniteStreamError(
+            f"the residual stream {'leaving' if has_left else 'entering'} layer {layer} is not finite at {sample}, "
+            f"token {token} (id {int(self.tokens[row, position])}). "
+            "A float16 model may overflow: load it in bfloat16 or float32; else look at the weights or at "
+            "a hook that edits this layer."
+        )
 
 
 @dataclass(eq=False)
@@ -60,6 +70,8 @@ class Run:
     cache: "weakref.ref[Any] | None" = None
     keys: "weakref.ref[Any] | None" = None
     cached: int = 0
+    order: int = 0
+    attrs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -150,28 +162,36 @@ class Recorder:
         self._runs: list[Run] = []
         self._adapter: Adapter | None = None
         self._attrs: dict[str, Any] = {}
-        self._built: dict[int, tuple[int, xr.Dataset]] = {}
+        self._built: dict[Run, tuple[int, xr.Dataset]] = {}
 
-    def describe(self, adapter: Adapter, rules: Sequence[HaltingRule], effect: str) -> None:
-        """Say which model and program the coming runs belong to; once per recorder."""
+    def describe(self, adapter: Adapter, rules: Sequence[HaltingRule], effect: str) -> dict[str, Any]:
+        """Say which model and program the coming runs belong to. Returns their traces' attributes."""
         if self._adapter is not None and self._adapter.model is not adapter.model:
             raise ValueError(
                 f"this recorder holds runs of {self._adapter.name}; give each model a recorder of its own."
             )
         self._adapter = adapter
         self._attrs = run_attrs(adapter, rules, effect)
+        return self._attrs
 
-    def keep(self, run: Run) -> None:
-        """Add a run, unless it is here already and has only grown."""
+    def keep(self, run: Run, attrs: dict[str, Any] | None = None) -> None:
+        """Add a run, unless it is here already and has only grown.
+
+        A call from inside a hook ends before the run that it was made in: runs stand in the order in which
+        they began.
+        """
         if run not in self._runs:
-            self._runs.append(run)
+            run.attrs = self._attrs if attrs is None else attrs
+            bisect.insort_right(self._runs, run, key=lambda kept: kept.order)
 
     @property
     def open_runs(self) -> list[Run]:
+        """The runs as they are recorded, in the order in which they began."""
         return list(self._runs)
 
     @property
     def last_run(self) -> Run | None:
+        """The run that began last, or None."""
         return self._runs[-1] if self._runs else None
 
     @property
@@ -201,12 +221,12 @@ class Recorder:
 
     def _dataset(self, index: int) -> xr.Dataset:
         run = self._runs[index]
-        built = self._built.get(index)
+        built = self._built.get(run)
         if built is None or built[0] != len(run.passes):
             assert self._adapter is not None
             samples = run.samples(self._adapter.stop_ids())
-            built = len(run.passes), assemble(samples, self._adapter, self._attrs)
-            self._built[index] = built
+            built = len(run.passes), assemble(samples, self._adapter, run.attrs)
+            self._built[run] = built
         return built[1]
 
 
@@ -217,9 +237,7 @@ def run_attrs(adapter: Adapter, rules: Sequence[HaltingRule], effect: str) -> di
     return {**model_attrs(adapter), "rule": rule, "effect": effect}
 
 
-def assemble(
-    samples: Sequence[SampleTrace], adapter: Adapter, attrs: Mapping[str, Any], **options: Any
-) -> xr.Dataset:
+def assemble(samples: Sequence[SampleTrace], adapter: Adapter, attrs: Mapping[str, Any], **options: Any) -> xr.Dataset:
     """Samples and attributes as a trace, with token texts from the model's tokenizer."""
     tokenizer = adapter.tokenizer
     ids = {int(i) for sample in samples for i in sample.token_id} - {-1}

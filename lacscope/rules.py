@@ -18,14 +18,15 @@ Write your own in a few lines::
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, SupportsIndex, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from lacscope.thresholds import check_alpha
 
 Unit = Literal["block", "attn", "mlp"]
 Effect = Literal["observe", "readout", "bypass"]
@@ -85,16 +86,6 @@ class HaltingRule(Protocol):
     ) -> Bool[Tensor, "batch pos"]: ...
 
 
-def check_alpha(alpha: float) -> float:
-    """Return ``alpha`` as a float, or raise ValueError: thresholds scale with it, so it is finite and >= 0."""
-    if isinstance(alpha, bool) or (not isinstance(alpha, (int, float)) and not hasattr(alpha, "__float__")):
-        raise ValueError(f"alpha must be a number >= 0, got {alpha!r}. The paper uses 0.8.")
-    value = float(alpha)
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"alpha must be a finite number >= 0, got {alpha!r}. The paper uses 0.8.")
-    return value
-
-
 def _check_unit(unit: str) -> None:
     if unit not in UNITS:
         raise ValueError(f"unknown unit {unit!r}; choose one of {', '.join(map(repr, UNITS))}.")
@@ -119,7 +110,7 @@ class L2AdaptiveComputation:
     0.8
     """
 
-    alpha: float = 0.8
+    alpha: float | int = 0.8
     unit: Unit = "block"
     decides: ClassVar[Decides] = "after"
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -157,28 +148,28 @@ class FixedLayers:
     (1, 3)
     """
 
-    layers: tuple[int, ...]
+    layers: Iterable[SupportsIndex]
     unit: Unit = "block"
     decides: ClassVar[Decides] = "before"
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        if isinstance(self.layers, int) or not isinstance(self.layers, Iterable):
+        if not isinstance(self.layers, Iterable):
             raise ValueError(f"layers must be a list of block indices, got {self.layers!r}.")
-        for layer in self.layers:
+        given = list(self.layers)
+        for layer in given:
             if isinstance(layer, bool) or not hasattr(layer, "__index__"):
                 raise ValueError(f"layers must be block indices (int), got {layer!r}.")
-        object.__setattr__(self, "layers", tuple(sorted({int(layer) for layer in self.layers})))
+        object.__setattr__(self, "layers", tuple(sorted({int(layer) for layer in given})))
         _check_unit(self.unit)
 
     def resolve(self, n_layers: int) -> frozenset[int]:
         """The layers as indices 0..n_layers-1. Raises ValueError for one that the model does not have."""
-        outside = [layer for layer in self.layers if not -n_layers <= layer < n_layers]
+        layers = [int(layer) for layer in self.layers]
+        outside = [layer for layer in layers if not -n_layers <= layer < n_layers]
         if outside:
-            raise ValueError(
-                f"FixedLayers{outside}: the model has layers 0 to {n_layers - 1} (or -1 to {-n_layers})."
-            )
-        return frozenset(layer % n_layers for layer in self.layers)
+            raise ValueError(f"FixedLayers{outside}: the model has layers 0 to {n_layers - 1} (or -1 to {-n_layers}).")
+        return frozenset(layer % n_layers for layer in layers)
 
     def voids(
         self, view: LayerView, pass_state: dict[str, Any], run_state: dict[str, Any]
@@ -204,6 +195,10 @@ def check_effect(rule: HaltingRule | None, effect: str) -> None:
             f"rule must have decides, needs, unit and voids(view, pass_state, run_state); got {rule!r}. "
             "lacscope ships L2AdaptiveComputation and FixedLayers."
         )
+    if rule.decides not in get_args(Decides):
+        raise ValueError(f"{rule!r} decides {rule.decides!r}; a rule decides 'before' or 'after' its unit runs.")
+    if rule.unit not in UNITS:
+        raise ValueError(f"{rule!r} has unit {rule.unit!r}; a rule's unit is one of {', '.join(map(repr, UNITS))}.")
     unknown = sorted(set(rule.needs) - set(NEEDS))
     if unknown:
         raise ValueError(f"{rule!r} needs {unknown}; a rule may need {', '.join(NEEDS)}.")

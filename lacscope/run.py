@@ -54,9 +54,9 @@ def trace(
     responses: Sequence[Any] | str | None = None,
     fwd_hooks: Sequence[tuple[Any, Callable[..., Any]]] = (),
     batch_size: int = 8,
-    attention_mask: Int[Tensor, "batch pos"] | None = None,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
+    attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    temperature: float | int = 0.0,
+    top_p: float | int = 1.0,
     seed: int | None = None,
     measures: Sequence[str] = (),
     logits: Logits = "none",
@@ -104,7 +104,16 @@ def trace(
     """
     adapter = check_blocks(model)
     rules = tuple(rule) if isinstance(rule, (list, tuple)) else (rule,) if rule is not None else ()
-    _check_options(effect, logits, measures, batch_size, max_new_tokens, responses)
+    check_options(
+        effect=effect,
+        logits=logits,
+        measures=measures,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        responses=responses,
+        temperature=temperature,
+        top_p=top_p,
+    )
     if isinstance(rule, (list, tuple)) and not rules:
         raise ValueError("rule=[] has no rule; pass rule=None to trace without one.")
     drawn = secrets.randbits(31) if seed is None and temperature > 0 else seed
@@ -156,9 +165,18 @@ def trace(
     return stack_rules(traces, [describe_rule(one) for one in rules])
 
 
-def _check_options(
-    effect: str, logits: str, measures: Sequence[str], batch_size: int, max_new_tokens: int, responses: Any
+def check_options(
+    *,
+    effect: str = "observe",
+    logits: str = "none",
+    measures: Sequence[str] = (),
+    batch_size: int = 1,
+    max_new_tokens: int = 0,
+    responses: Any = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
 ) -> None:
+    """Raise ValueError, in words, for an option of :func:`trace` that no model could serve."""
     if effect not in EFFECTS:
         raise ValueError(f"unknown effect {effect!r}; choose one of {', '.join(map(repr, EFFECTS))}.")
     if logits not in ("none", "last", "all"):
@@ -174,6 +192,7 @@ def _check_options(
         raise ValueError(f"max_new_tokens must be 0 or more, got {max_new_tokens}.")
     if responses is not None and max_new_tokens:
         raise ValueError("responses= gives the answers, max_new_tokens= generates them: pass one of the two.")
+    Sampler(temperature, top_p)
 
 
 def _check_hook_names(adapter: Adapter, fwd_hooks: Sequence[tuple[Any, Any]]) -> None:
@@ -247,6 +266,7 @@ def _run(
         for members in batches:
             recorder.clear()
             session.prompt_lengths = torch.tensor([batches.prompt_lengths[i] for i in members])
+            session.sample_ids = [batches.sample_ids[i] for i in members]
             sampler.start([batches.sample_ids[i] for i in members])
             samples = _run_batch(adapter, plan, batches, members, sampler, recorder)
             found.update(zip(members, samples, strict=True))
@@ -313,7 +333,7 @@ class _Reading:
     columns: dict[str, list[Float[Tensor, "batch pos"]]] = field(default_factory=dict)
     _before: Float[Tensor, "batch vocab"] | None = None
 
-    def add(self, tokens: Int[Tensor, "batch pos"], logits: Float[Tensor, "batch pos vocab"]) -> None:
+    def add(self, tokens: Int[Tensor, "batch pos"], logits: Float[Tensor, "batch read vocab"]) -> None:
         if self.plan.logits == "all":
             self.kept.append(logits.float().cpu())
         if not self.plan.tokenwise:

@@ -15,11 +15,13 @@ class Sampler:
     size nor the order. Nobody's global random state is touched.
     """
 
-    def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> None:
+    def __init__(self, temperature: float | int = 0.0, top_p: float | int = 1.0, seed: int = 0) -> None:
         if not math.isfinite(temperature) or temperature < 0:
             raise ValueError(f"temperature must be a finite number >= 0 (0 is greedy), got {temperature!r}.")
         if not 0 < top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {top_p!r}.")
+            raise ValueError(f"top_p must be in (0, 1] (1 keeps every token), got {top_p!r}.")
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, got {seed!r}.")
         self.temperature, self.top_p, self.seed = float(temperature), float(top_p), int(seed)
         self._generators: list[torch.Generator] = []
 
@@ -34,13 +36,17 @@ class Sampler:
         """One token id per row."""
         if self.temperature == 0:
             return logits.argmax(-1)
-        probabilities = torch.softmax(logits.float().cpu() / self.temperature, dim=-1)
-        ordered, ids = probabilities.sort(dim=-1, descending=True)
+        # float64, from the highest down: no temperature overflows, and no tail is lost to rounding.
+        scores = logits.cpu().double()
+        probabilities = torch.softmax((scores - scores.amax(-1, keepdim=True)) / self.temperature, dim=-1)
+        ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
+        if self.top_p < 1:
+            # The token that crosses top_p stays in.
+            ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.top_p, 0.0)
         cumulative = ordered.cumsum(-1)
-        # The token that crosses top_p stays in.
-        ordered = ordered.masked_fill(cumulative - ordered >= self.top_p, 0.0)
-        cumulative = ordered.cumsum(-1)
-        draws = torch.stack([torch.rand((), generator=generator) for generator in self._generators])
+        draws = torch.stack(
+            [torch.rand((), dtype=torch.float64, generator=generator) for generator in self._generators]
+        )
         picked = torch.searchsorted(cumulative, (draws * cumulative[:, -1]).unsqueeze(-1), right=True)
         last_kept = (ordered > 0).sum(-1, keepdim=True) - 1
         return ids.gather(-1, torch.minimum(picked, last_kept)).squeeze(-1).to(logits.device)

@@ -4,8 +4,21 @@ The same rule as :class:`lacscope.rules.L2AdaptiveComputation`, which sees one l
 holds the two equal, bit for bit.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
+
+
+def check_alpha(alpha: Any) -> float:
+    """Return ``alpha`` as a float, or raise ValueError: thresholds scale with it, so it is finite and >= 0."""
+    if isinstance(alpha, bool) or (not isinstance(alpha, (int, float)) and not hasattr(alpha, "__float__")):
+        raise ValueError(f"alpha must be a number >= 0, got {alpha!r}. The paper uses 0.8.")
+    value = float(alpha)
+    # Thresholds are float32: a larger alpha is infinite there.
+    if not 0 <= value <= float(np.finfo(np.float32).max):
+        raise ValueError(f"alpha must be a finite number >= 0, got {alpha!r}. The paper uses 0.8.")
+    return value
 
 
 def lac_thresholds(

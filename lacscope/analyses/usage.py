@@ -93,7 +93,7 @@ def _ratio(part: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
 
 
 def usage_by_alpha(
-    trace: xr.Dataset, alphas: Sequence[float], *, weight: Weight = "token", sinks: Sinks = "include"
+    trace: xr.Dataset, alphas: Sequence[float | int] | np.ndarray, *, weight: Weight = "token", sinks: Sinks = "include"
 ) -> xr.DataArray:
     """Usage over all layers at each alpha and phase, from one trace.
 

@@ -6,10 +6,10 @@ import numpy as np
 import xarray as xr
 
 from lacscope.dataset import TraceError, rule_of, validate
-from lacscope.thresholds import lac_thresholds
+from lacscope.thresholds import check_alpha, lac_thresholds
 
 
-def voids(trace: xr.Dataset, alpha: float | Sequence[float]) -> xr.DataArray:
+def voids(trace: xr.Dataset, alpha: float | int | Sequence[float | int] | np.ndarray) -> xr.DataArray:
     """Which (layer, token) pairs are voids under L2 Adaptive Computation.
 
     Args:
@@ -33,8 +33,8 @@ def voids(trace: xr.Dataset, alpha: float | Sequence[float]) -> xr.DataArray:
     ('alpha', 'sample', 'layer', 'token')
     """
     validate(trace)
-    several = isinstance(alpha, (Sequence, np.ndarray))
-    alphas = [_check_alpha(a) for a in (alpha if isinstance(alpha, (Sequence, np.ndarray)) else [alpha])]
+    several = np.ndim(alpha) > 0
+    alphas = [check_alpha(a) for a in np.asarray(alpha, dtype=object).flat]
     if several and not alphas:
         raise ValueError("alpha is an empty list; give at least one alpha.")
     for one in alphas:
@@ -64,19 +64,10 @@ def voids(trace: xr.Dataset, alpha: float | Sequence[float]) -> xr.DataArray:
     return found
 
 
-def _check_alpha(alpha: float) -> float:
-    value = float(alpha)
-    if not np.isfinite(value) or value < 0:
-        raise ValueError(f"alpha must be a finite number >= 0, got {alpha!r}. The paper uses 0.8.")
-    return value
-
-
 def _check_replayable(trace: xr.Dataset, alpha: float) -> None:
     if trace.attrs["effect"] != "bypass":
         return
-    rule = rule_of(trace)
-    same = isinstance(rule, dict) and rule["name"] == "L2AdaptiveComputation" and rule["alpha"] == alpha
-    if not same or rule["unit"] != "block":  # type: ignore[index]
+    if rule_of(trace) != {"name": "L2AdaptiveComputation", "alpha": alpha, "unit": "block"}:
         raise TraceError(
             f"this trace was made under bypass with {trace.attrs['rule']}: at alpha={alpha} other layers would have "
             "been taken out and the stream would differ. Trace again with effect='bypass' and that alpha, or use "
@@ -85,11 +76,24 @@ def _check_replayable(trace: xr.Dataset, alpha: float) -> None:
 
 
 def resolve_voids(trace: xr.Dataset, mask: xr.DataArray | None) -> xr.DataArray:
-    """The given mask, else the trace's own; TraceError where there is neither."""
+    """The given mask, else the trace's own; TraceError where there is neither, or the mask is another trace's."""
     if mask is not None:
-        return mask
+        return _check_mask(trace, mask)
     if "void" not in trace:
         raise TraceError(
             "the trace was made without a rule, so it has no voids of its own: pass voids=voids(trace, alpha=0.8)."
         )
     return trace["void"]
+
+
+def _check_mask(trace: xr.Dataset, mask: xr.DataArray) -> xr.DataArray:
+    """The mask, if it is one of this trace's: xarray would silently keep what two labellings share."""
+    if mask.dtype != bool:
+        raise TraceError(f"voids must be a bool mask, True at voids; got dtype {mask.dtype}.")
+    for dim in ("sample", "layer", "token"):
+        if dim not in mask.dims or not np.array_equal(mask[dim].values, trace[dim].values):
+            raise TraceError(
+                f"the voids are of another trace: their '{dim}' has {mask.sizes.get(dim, 0)} entries or other labels, "
+                f"the trace's has {trace.sizes[dim]}. Make them with voids(trace, alpha) of this very trace."
+            )
+    return mask

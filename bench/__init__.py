@@ -1,0 +1,1 @@
+"""Speed and memory of tracing, against the plain transformers model. Run with ``make bench``."""

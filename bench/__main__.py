@@ -1,0 +1,84 @@
+"""``make bench``: the tables of the README."""
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+import lacscope
+from bench import memory, speed
+from lacscope.models import DEMO_MODEL, _locate, _read
+
+LIMITS = {("prefill", 1): 1.05, ("prefill", 2): 1.05, ("decode", 1): 1.10, ("decode", 2): 1.15}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=21, help="interleaved rounds of each comparison")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1], help="torch threads to measure with")
+    options = parser.parse_args()
+    console = Console(width=120)
+
+    import torch
+
+    console.print(f"loading {DEMO_MODEL} three times: plain transformers (sdpa), residual hooks, full hooks")
+    plain, _ = _read(_locate(DEMO_MODEL)[0], DEMO_MODEL, torch.float32, False, False)
+    plain.eval()
+    lean, full = (lacscope.load_model(DEMO_MODEL, hooks=kind) for kind in ("residual", "full"))
+    speed.check_same_answers(plain, lean, full)
+
+    console.print(f"{options.rounds} rounds each; this takes some minutes")
+    rows = []
+    for threads in options.threads:
+        rows += speed.compare(
+            "prefill",
+            threads,
+            lambda: speed.plain_prefill(plain),
+            {"trace": lambda: speed.traced_prefill(lean), "cache everything": lambda: speed.naive_prefill(full)},
+            options.rounds,
+        )
+        rows += speed.compare(
+            "decode",
+            threads,
+            lambda: speed.plain_decode(plain),
+            {"trace": lambda: speed.traced_decode(lean)},
+            options.rounds,
+        )
+    console.print(_speed_table(rows))
+    console.print(_memory_table(memory.table(lean, full)))
+
+
+def _speed_table(rows: list[speed.Ratio]) -> Table:
+    table = Table(
+        title=f"time / plain transformers with sdpa ({speed.PREFILL_TOKENS} tokens prefill, {speed.DECODE_STEPS} "
+        "decode steps; median of paired ratios, quartiles)"
+    )
+    for name in ("what", "threads", "ratio", "quartiles", "limit", "plain, s", "rounds"):
+        table.add_column(name)
+    for row in rows:
+        limit = LIMITS.get((row.what.split(":")[0], row.threads)) if row.what.endswith("trace") else None
+        table.add_row(
+            row.what,
+            str(row.threads),
+            f"{row.median:.3f}",
+            f"{row.low:.3f} to {row.high:.3f}",
+            f"{limit:.2f} {'met' if row.median <= limit else 'MISSED'}" if limit else "",
+            f"{row.plain_seconds:.3f}",
+            str(row.rounds),
+        )
+    return table
+
+
+def _memory_table(rows: list[tuple[str, float, float]]) -> Table:
+    kept = {what: size for what, size, _ in rows}
+    streams = kept["run_with_cache, every resid_post"]
+    table = Table(title=f"tensor memory of one pass over {memory.TOKENS} tokens")
+    for name in ("what", "kept, MB", "share of all resid_post", "peak, MB"):
+        table.add_column(name)
+    for what, size, peak in rows:
+        table.add_row(what, f"{size:.2f}", f"{100 * size / streams:.2f} %", f"{peak:.1f}")
+    return table
+
+
+if __name__ == "__main__":
+    main()

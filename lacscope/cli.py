@@ -1,0 +1,239 @@
+"""The command line. Torch is imported by the commands that run a model, never for --help or plotting."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+app = typer.Typer(
+    help="Which layers of a language model do the work: trace, detect and skip voids.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console(stderr=True)
+
+
+def main() -> None:
+    """Entry point: what the user can mend is one line of text and exit code 2, not a traceback."""
+    try:
+        app(prog_name="lacscope")
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing was written.")
+        sys.exit(130)
+    except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
+        if isinstance(error, RuntimeError) and type(error) is RuntimeError:
+            raise
+        console.print(f"[bold red]error:[/] {_plain(error)}", highlight=False)
+        sys.exit(2)
+
+
+def _plain(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return text.replace("[", "\\[")
+
+
+@contextmanager
+def step(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for one step; it pulses until the step says how far it is."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=None)
+
+        def update(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield update
+        finished = progress.tasks[0]
+        if finished.total is None:
+            progress.update(task, completed=1, total=1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the trace, the figures and report.md.")] = Path("runs/demo"),
+    prompts: Annotated[int, typer.Option(help="How many questions of the pocket set.", min=2, max=96)] = 24,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate for each, at most.", min=2)] = 24,
+) -> None:
+    """Trace the demo model on the packaged questions; write the trace, four figures and a report."""
+    with step("Importing torch and TransformerLens"):
+        from lacscope.demo import run_demo
+    _quiet_libraries()
+    report = run_demo(out, step, n_prompts=prompts, max_new_tokens=max_new_tokens)
+    console.print(f"Done: [bold]{report}[/]")
+
+
+@app.command()
+def trace(
+    model: Annotated[
+        str, typer.Argument(help="smollm2-135m-instruct (the demo model), a hub id, a folder or a .gguf file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Trace file to write (netCDF).")],
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be given several times.")] = None,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(help='Text: one prompt a line. JSONL: {"prompt": "..."} or {"messages": [...]} a line.'),
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")] = False,
+    alpha: Annotated[float, typer.Option(help="Scale of the void threshold, >= 0.")] = 0.8,
+    effect: Annotated[
+        str,
+        typer.Option(
+            help="[b]observe[/]: record only. [b]readout[/]: read the answer after the last active layer. "
+            "[b]bypass[/]: take the voids out of the pass."
+        ),
+    ] = "observe",
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate; 0 reads the prompts only.", min=0)] = 0,
+    batch_size: Annotated[int, typer.Option(help="Prompts per batch.", min=1)] = 8,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling, in (0, 1].")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Seed for sampling; drawn and stored without one.")] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also record: attn_out_norm, mlp_out_norm, cos_pre_post, threshold, surprisal, entropy. May be given "
+            "several times."
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
+) -> None:
+    """Read prompts, generate, and write every layer's change of norm for every token to a file."""
+    inputs = _read_prompts(prompt, prompts_file, chat)
+    _check_output(out, force)
+    with step("Importing torch and TransformerLens"):
+        from lacscope import L2AdaptiveComputation, load_model, save_trace
+        from lacscope import trace as run_trace
+        from lacscope.run import check_options
+    # Everything that can be wrong with the words is found before the model is loaded.
+    rule = L2AdaptiveComputation(alpha)
+    check_options(
+        effect=effect,
+        measures=measure or (),
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+    )
+    _quiet_libraries()
+    needs_sublayers = bool({"attn_out_norm", "mlp_out_norm"} & set(measure or ()))
+    with step(f"Loading {model}"):
+        loaded = load_model(model, device=device, dtype=dtype, hooks="full" if needs_sublayers else "residual")
+    with step(f"Tracing {len(inputs)} prompts") as progress:
+        traced = run_trace(
+            loaded,
+            inputs,
+            rule=rule,
+            effect=effect,  # type: ignore[arg-type]
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            measures=measure or (),
+            progress=progress,
+        )
+    save_trace(traced, out)
+    _summarise(traced)
+    console.print(f"Wrote [bold]{out}[/]. Draw it with: lacscope plot {out}")
+
+
+@app.command()
+def plot(
+    file: Annotated[Path, typer.Argument(help="A trace file.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the figures (default: beside the file).")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Scale of the void threshold.")] = 0.8,
+    sample: Annotated[int, typer.Option(help="Which sample the void map shows.", min=0)] = 0,
+    style: Annotated[str, typer.Option(help="Norm curves: quartiles, or paper (plain means).")] = "quartiles",
+    dpi: Annotated[int, typer.Option(help="Resolution of the PNG files.", min=30)] = 150,
+) -> None:
+    """Draw the four standard figures of a trace: norms, usage, usage against alpha, void map."""
+    from lacscope import open_trace
+    from lacscope.figures import save_figures
+
+    traced = open_trace(file)
+    folder = out or file.with_name(f"{file.stem}_figures")
+    with step(f"Drawing {file.name}"):
+        paths = save_figures(traced, folder, alpha=alpha, sample=sample, style=style, dpi=dpi)  # type: ignore[arg-type]
+    for path in paths.values():
+        console.print(f"Wrote [bold]{path}[/]")
+
+
+def _read_prompts(prompt: list[str] | None, file: Path | None, chat: bool) -> list[Any]:
+    if not prompt and file is None:
+        raise ValueError("no prompts: give --prompt TEXT (once or more) or --prompts-file FILE.")
+    found: list[Any] = list(prompt or ())
+    if file is not None:
+        found += _read_prompts_file(file)
+    if chat:
+        found = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in found]
+    if len({isinstance(p, str) for p in found}) > 1:
+        raise ValueError(
+            "some prompts are text and some are chats: give one kind, or --chat to make all of them chats."
+        )
+    return found
+
+
+def _read_prompts_file(file: Path) -> list[Any]:
+    if not file.is_file():
+        raise FileNotFoundError(2, "no such prompts file", str(file))
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{file} holds no prompts.")
+    if file.suffix != ".jsonl":
+        return list(lines)
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}, line {number}: not JSON ({error}).") from None
+        if not isinstance(row, dict) or not ({"prompt", "messages"} & set(row)):
+            raise ValueError(f'{file}, line {number}: needs "prompt" (text) or "messages" (a chat).')
+        found.append(row.get("messages", row.get("prompt")))
+    return found
+
+
+def _check_output(out: Path, force: bool) -> None:
+    """Refuse before the model is loaded, not after an hour's work."""
+    if out.is_dir():
+        raise IsADirectoryError(21, "--out names a folder; give a file such as trace.nc", str(out))
+    if out.exists() and not force:
+        raise FileExistsError(17, "the output file exists; pass --force to replace it", str(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _quiet_libraries() -> None:
+    """One progress bar at a time: ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def _summarise(traced: Any) -> None:
+    from lacscope import layer_usage
+
+    usage = layer_usage(traced).mean("layer")
+    for phase in ("prefill", "decode"):
+        n = int(usage["n"].sel(phase=phase))
+        share = f"usage {100 * float(usage.sel(phase=phase)):.1f} %" if n else "no tokens"
+        console.print(f"{phase}: {n} tokens read, {share}", highlight=False)

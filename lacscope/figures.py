@@ -1,0 +1,68 @@
+"""The four standard figures of one trace, as PNG files, each beside a JSON of what made it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from lacscope import plots
+from lacscope.analyses.norms import norm_profile
+from lacscope.analyses.usage import layer_usage, token_usage, usage_by_alpha
+from lacscope.analyses.voids import voids
+from lacscope.dataset import PROVENANCE_ATTRS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ALPHAS = tuple(round(a, 2) for a in np.linspace(0.0, 1.5, 16))
+FIGURES = ("norms", "usage", "usage_by_alpha", "void_map")
+
+
+def save_figures(
+    trace: xr.Dataset,
+    folder: Path,
+    *,
+    alpha: float = 0.8,
+    sample: int = 0,
+    style: plots.NormStyle = "quartiles",
+    dpi: int = 150,
+) -> dict[str, Path]:
+    """Draw the four figures of a trace into a folder.
+
+    The trace's own voids are used under ``bypass`` (no other can be known), those of ``alpha`` otherwise.
+
+    Returns:
+        Path of each figure by its name.
+    """
+    import matplotlib.pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    mask = trace["void"] if trace.attrs["effect"] == "bypass" else voids(trace, alpha)
+    with plots.style():
+        axes: dict[str, Any] = {
+            "norms": plots.plot_norms(norm_profile(trace), style=style)[0],
+            "usage": plots.plot_usage(layer_usage(trace, mask), token_usage(trace, mask))[0],
+            "void_map": plots.plot_void_map(trace, mask, sample=sample),
+        }
+        if trace.attrs["effect"] != "bypass":
+            axes["usage_by_alpha"] = plots.plot_usage_by_alpha(usage_by_alpha(trace, ALPHAS))
+        paths = {}
+        for name, ax in axes.items():
+            paths[name] = _write(ax.figure, folder / f"{name}.png", _made_by(trace, alpha, sample), dpi)
+            plt.close(ax.figure)
+    return paths
+
+
+def _made_by(trace: xr.Dataset, alpha: float, sample: int) -> dict[str, Any]:
+    attrs = {key: value for key, value in trace.attrs.items() if key in PROVENANCE_ATTRS}
+    return {**attrs, "n_samples": trace.sizes["sample"], "alpha": alpha, "sample": sample}
+
+
+def _write(figure: "Figure", path: Path, made_by: dict[str, Any], dpi: int) -> Path:
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, dpi=dpi, format="png", bbox_inches="tight")
+    partial.replace(path)
+    path.with_suffix(".json").write_text(json.dumps(made_by, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return path

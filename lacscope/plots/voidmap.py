@@ -1,0 +1,245 @@
+"""The void map: which layers are voids for each token of one prompt and its answer."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Int
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import ScaledTranslation
+
+from lacscope.dataset import PHASES, rule_of, validate
+from lacscope.plots.style import POINTS_PER_INCH, SMALL, counted, legend_above, require_dims, whole_numbers
+
+ACTIVE, VOID = "#0B4F82", "#F3E9CF"
+BOUNDARY = "#D55E00"
+SPECIAL = "#8A2F6B"
+_SMALLEST_LABEL, _LARGEST_LABEL = 5.0, 8.0
+_LINE_HEIGHT = 1.25
+_LONGEST_LABEL = 16
+
+
+def plot_void_map(
+    trace: xr.Dataset,
+    void: xr.DataArray | None = None,
+    sample: int | np.integer = 0,
+    ax: Axes | None = None,
+    *,
+    tokens: slice | None = None,
+) -> Axes:
+    r"""The void map of one sample: its tokens along x, layers along y (0 at the bottom), active or void.
+
+    Args:
+        trace: a trace; the tokens' text, phase and sinks come from it.
+        void: bool mask (sample, layer, token), True at voids, as from :func:`lacscope.voids`; default: the
+            trace's own.
+        sample: the sample's value in the coordinate ``sample``.
+        ax: Axes to draw on; default: a new figure, sized for the tokens and layers.
+        tokens: the tokens to show, as a slice of positions in the sample; default: all.
+
+    Returns:
+        The Axes; its x is the token's position. Spaces show as ``·``, newlines as ``\n``, characters that the
+        font lacks as their escape; special tokens are bold, sinks carry a triangle, a line parts prefill and
+        decode. Where there is no room for every token's text, some go unlabelled and the axis says so.
+
+    Raises:
+        TraceError: ``trace`` is not a trace.
+        ValueError: no mask, or one with other dimensions, sizes or type; a sample that the trace has not; a
+            slice with a step or without tokens.
+
+    >>> from lacscope.testing import synthetic_trace
+    >>> ax = plot_void_map(synthetic_trace(n_layers=12), tokens=slice(0, 10))
+    >>> ax.get_images()[0].get_array().shape
+    (12, 10)
+    """
+    validate(trace)
+    mask = _mask_of(trace, void)
+    index = _sample_index(trace, sample)
+    shown = _positions(int(trace["valid"].values[index].sum()), tokens)
+    rows = trace.isel(sample=index, token=shown)
+    if ax is None:
+        _, ax = plt.subplots(figsize=_figure_size(len(shown), trace.sizes["layer"]), layout="constrained")
+    _draw_cells(ax, mask.isel(sample=index, token=shown).transpose("layer", "token").values, shown)
+    _mark_phases(ax, rows["phase"].values, shown)
+    _mark_sinks(ax, shown[rows["sink"].values])
+    _label_tokens(ax, rows, shown)
+    extent = "" if tokens is None else f", tokens {shown[0]} to {shown[-1]}"
+    title = f"{trace.attrs['model']}, sample {sample}{extent}\n{_chosen_by(trace, mask)}"
+    legend_above(ax, _legend_handles(), title, ncols=3, offset_points=26.0)
+    return ax
+
+
+def _mask_of(trace: xr.Dataset, void: xr.DataArray | None) -> xr.DataArray:
+    if "rule" in trace["token_id"].dims or (void is None and "rule" in trace.dims):
+        raise ValueError(
+            f"the trace holds {trace.sizes['rule']} rules and a map shows one: give for instance trace.isel(rule=0)."
+        )
+    if void is None and "void" not in trace:
+        raise ValueError(
+            "the trace was made without a rule, so it has no voids of its own: "
+            "pass void=lacscope.voids(trace, alpha=0.8)."
+        )
+    mask = trace["void"] if void is None else void
+    require_dims(mask, ("sample", "layer", "token"), "void", "lacscope.voids(trace, alpha=0.8)")
+    sizes = {dim: mask.sizes[dim] for dim in ("sample", "layer", "token")}
+    wanted = {dim: trace.sizes[dim] for dim in sizes}
+    if sizes != wanted:
+        raise ValueError(f"'void' has sizes {sizes}, the trace {wanted}. Make the mask from this trace.")
+    if mask.dtype != bool:
+        raise ValueError(f"'void' has dtype {mask.dtype}, not bool: True marks a void.")
+    return mask
+
+
+def _sample_index(trace: xr.Dataset, sample: int | np.integer) -> int:
+    held = list(trace["sample"].values)
+    if sample not in held:
+        raise ValueError(f"the trace has no sample {sample}; choose one of {', '.join(map(str, held))}.")
+    return held.index(sample)
+
+
+def _positions(n_tokens: int, tokens: slice | None) -> Int[np.ndarray, " token"]:
+    wanted = tokens or slice(None)
+    if wanted.step not in (None, 1):
+        raise ValueError(f"tokens must be a slice without a step, got {wanted}: the map shows neighbouring tokens.")
+    shown = np.arange(n_tokens)[wanted]
+    if not shown.size:
+        raise ValueError(f"{wanted} holds none of the sample's {n_tokens} tokens; choose within slice(0, {n_tokens}).")
+    return shown
+
+
+def _figure_size(n_tokens: int, n_layers: int) -> tuple[float, float]:
+    return float(np.clip(1.6 + 0.17 * n_tokens, 5.0, 20.0)), float(np.clip(2.4 + 0.09 * n_layers, 3.2, 9.5))
+
+
+def _draw_cells(ax: Axes, void: Bool[np.ndarray, "layer token"], shown: Int[np.ndarray, " token"]) -> None:
+    ax.imshow(
+        void,
+        cmap=ListedColormap([ACTIVE, VOID]),
+        vmin=0,
+        vmax=1,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        extent=(shown[0] - 0.5, shown[-1] + 0.5, -0.5, len(void) - 0.5),
+    )
+    ax.grid(False)
+    ax.set_ylabel("layer")
+    ax.yaxis.set_major_locator(whole_numbers())
+
+
+def _mark_phases(ax: Axes, phase: np.ndarray, shown: Int[np.ndarray, " token"]) -> None:
+    numbers = {name: int((phase == name).sum()) for name in PHASES}
+    names = {name: f"{name} ({counted(n, 'tokens')})" for name, n in numbers.items() if n}
+    if len(names) == 1:
+        (name,) = names.values()
+        _phase_name(ax, name, float(shown.mean()), "center")
+        return
+    boundary = shown[0] + numbers["prefill"] - 0.5
+    outline = [withStroke(linewidth=4, foreground="white")]
+    ax.axvline(boundary, color=BOUNDARY, linewidth=2, path_effects=outline)
+    _phase_name(ax, names["prefill"], boundary, "right", gap=-6.0)
+    _phase_name(ax, names["decode"], boundary, "left", gap=6.0)
+
+
+def _phase_name(ax: Axes, text: str, position: float, side: str, *, gap: float = 0.0) -> None:
+    ax.annotate(
+        text,
+        xy=(position, 1.0),
+        xycoords=ax.get_xaxis_transform(),
+        xytext=(gap, 12),
+        textcoords="offset points",
+        ha=side,
+        color=BOUNDARY,
+        fontsize=SMALL,
+    )
+
+
+def _mark_sinks(ax: Axes, sinks: Int[np.ndarray, " sink"]) -> None:
+    above = ax.get_xaxis_transform() + ScaledTranslation(0, 5 / POINTS_PER_INCH, ax.figure.dpi_scale_trans)
+    ax.plot(sinks, np.ones(len(sinks)), "v", color="black", markersize=5, transform=above, clip_on=False, label="sink")
+
+
+def _legend_handles() -> Sequence[Artist]:
+    return (
+        Patch(facecolor=ACTIVE, edgecolor="black", label="active"),
+        Patch(facecolor=VOID, edgecolor="black", label="void"),
+        Line2D([], [], linestyle="none", marker="v", color="black", label="sink"),
+    )
+
+
+def _chosen_by(trace: xr.Dataset, mask: xr.DataArray) -> str:
+    """Which rule or alpha the mask is of, as far as it says."""
+    alpha = mask["alpha"].item() if "alpha" in mask.coords else mask.attrs.get("alpha")
+    if alpha is not None:
+        return f"voids at alpha = {alpha:g}"
+    if "void" not in trace or not mask.equals(trace["void"]):
+        return "voids as given"
+    rule = rule_of(trace)
+    if not isinstance(rule, dict):
+        return f"voids of {trace.attrs['rule']}, effect {trace.attrs['effect']}"
+    options = ", ".join(f"{key}={value}" for key, value in sorted(rule.items()) if key not in ("name", "unit"))
+    return f"voids of {rule['name']}({options}), effect {trace.attrs['effect']}"
+
+
+def _label_tokens(ax: Axes, rows: xr.Dataset, shown: Int[np.ndarray, " token"]) -> None:
+    stride, points = _label_room(ax, len(shown))
+    specials = rows["special"].values
+    plain, bold = _glyph_test(FontProperties()), _glyph_test(FontProperties(weight="bold"))
+    labels = [
+        visible_text(str(text), bold if special else plain) if text else f"#{token_id}"
+        for text, token_id, special in zip(rows["token_text"].values, rows["token_id"].values, specials, strict=True)
+    ]
+    # Without these a pair of dollar signs is read as a formula.
+    ax.set_xticks(shown[::stride], labels[::stride], rotation=90, fontsize=points, parse_math=False, usetex=False)
+    for tick, special in zip(ax.get_xticklabels(), specials[::stride], strict=True):
+        if special:
+            tick.set(fontweight="bold", color=SPECIAL)
+    thinned = "" if stride == 1 else f", one label in {stride}"
+    ax.set_xlabel(f"token read (special tokens bold{thinned})")
+
+
+def _label_room(ax: Axes, n_tokens: int) -> tuple[int, float]:
+    """Every how many tokens a label fits, and its size in points."""
+    points_each = ax.bbox.width / ax.figure.dpi * POINTS_PER_INCH / n_tokens
+    stride = max(1, int(np.ceil(_SMALLEST_LABEL * _LINE_HEIGHT / points_each)))
+    return stride, float(np.clip(stride * points_each / _LINE_HEIGHT, _SMALLEST_LABEL, _LARGEST_LABEL))
+
+
+def _glyph_test(font: FontProperties) -> Callable[[str], bool]:
+    """Whether one of the files that ``font`` and matplotlib's settings stand for has a character."""
+    files = []
+    for family in font.get_family():
+        one = font.copy()
+        one.set_family(family)
+        with contextlib.suppress(ValueError):  # not installed: matplotlib passes on to the next family too
+            files.append(findfont(one, fallback_to_default=False))
+    faces = [get_font(file) for file in files or [findfont(font)]]
+    return lambda character: any(face.get_char_index(ord(character)) for face in faces)
+
+
+def visible_text(text: str, has_glyph: Callable[[str], bool]) -> str:
+    r"""A token's text as a label: spaces as ``·``, control and missing characters escaped, long text cut.
+
+    >>> visible_text(" a\n", str.isascii)
+    '·a\\n'
+    >>> visible_text("\u4e2d", str.isascii)
+    '\\u4e2d'
+    """
+    shown = "".join(_visible_character(character, has_glyph) for character in text)
+    return shown if len(shown) <= _LONGEST_LABEL else shown[: _LONGEST_LABEL - 1] + "…"
+
+
+def _visible_character(character: str, has_glyph: Callable[[str], bool]) -> str:
+    if character == " ":
+        return "·"
+    if character != "\\" and character.isprintable() and has_glyph(character):
+        return character
+    return character.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,1 @@
+"""Benchmarks: one a file, prompts and answers, no model."""

@@ -1,0 +1,134 @@
+"""Fixtures shared by all tests. None needs the network.
+
+``tiny``                 a random four-layer Llama bridge (vocabulary 97, context 128, no tokenizer); read-only
+``tiny_with_tokenizer``  the same weights with a word-level tokenizer and a chat template; read-only
+``make_tokenizer(...)``  that tokenizer, a new one: yours to edit
+``demo``                 the demo model, every hook point; for tests marked ``slow``; read-only
+``trace_fixture``        a synthetic trace: 3 samples, 12 layers, prefill and decode, uneven lengths; yours to edit
+``run_python(code)``     run code in a fresh interpreter and return its output; for tests marked ``slow``
+``unchecked``            no type checks of lacscope's signatures in this test: what a user sees of a wrong type
+``no_hooks_left``        fails the test if a read-only model keeps a hook (on for every test)
+"""
+
+import os
+
+# Tiny models: a second thread costs more than it brings, and on a busy machine ten times more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jaxtyping
+import matplotlib as mpl
+import pytest
+import xarray as xr
+
+from lacscope.testing import synthetic_trace
+
+mpl.use("agg")
+
+WORDS = ("the", "river", "rises", "in", "a", "wood", "is", "it", "deep", "cold", "user", "assistant", "system")
+CHAT_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m['role'] not in ['system', 'user', 'assistant'] %}{{ raise_exception('no role ' + m['role']) }}{% endif %}"
+    "{{ bos_token }} {{ m['role'] }} {{ m['content'] }} {{ eos_token }} {% endfor %}"
+    "{% if add_generation_prompt %}{{ bos_token }} assistant{% endif %}"
+)
+
+
+def _tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> Any:
+    """One token a word, split at spaces: 0 <pad>, 1 <s>, 2 </s>, 3 <unk>, then ``WORDS``; a booted model adds BOS."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    special = ("<pad>", "<s>", "</s>", "<unk>")
+    vocabulary = {word: index for index, word in enumerate((*special, *WORDS))}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    made.chat_template = chat_template
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Any:
+    from lacscope.testing import tiny_model
+
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_with_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import AutoTokenizer
+
+    from lacscope.adapters import build_bridge
+    from lacscope.testing import tiny_transformers_model
+
+    # Booting reads the tokenizer from its folder again, to have it prepend BOS.
+    folder = tmp_path_factory.mktemp("tokenizer")
+    _tokenizer().save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return build_bridge(tiny_transformers_model("llama"), tokenizer, name="tiny-llama", residual_only=False)
+
+
+@pytest.fixture
+def make_tokenizer() -> Callable[..., Any]:
+    return _tokenizer
+
+
+@pytest.fixture(scope="session")
+def demo() -> Any:
+    from lacscope import load_model
+
+    return load_model("smollm2-135m-instruct")
+
+
+@pytest.fixture
+def trace_fixture() -> xr.Dataset:
+    return synthetic_trace()
+
+
+@pytest.fixture
+def run_python() -> Callable[[str], str]:
+    def run(code: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(autouse=True)
+def no_hooks_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    shared = {"tiny", "tiny_with_tokenizer", "demo"} & set(request.fixturenames)
+    models = {name: request.getfixturevalue(name) for name in shared}
+    yield
+    if models:
+        from lacscope.adapters import adapt
+
+        hooked = [name for name, model in models.items() if adapt(model).user_hooked()]
+        assert not hooked, f"the test left a hook on the shared model {hooked[0]!r}"
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left() -> Iterator[None]:
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

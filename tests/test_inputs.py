@@ -1,0 +1,241 @@
+"""What may be given to read, and what is said of the rest."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lacscope import trace
+from lacscope.adapters import Adapter, adapt
+from lacscope.inputs import InputError, check_lengths, read_inputs, read_responses
+
+CHAT = [{"role": "user", "content": "the river"}]
+# The template of conftest: <s> user the river </s> <s> assistant
+CHAT_IDS = [1, 14, 4, 5, 2, 1, 15]
+
+
+@pytest.fixture
+def words(tiny_with_tokenizer: Any) -> Adapter:
+    return adapt(tiny_with_tokenizer)
+
+
+@pytest.fixture
+def wordless(tiny: Any) -> Adapter:
+    return adapt(tiny)
+
+
+@contextmanager
+def refused(message: str) -> Iterator[None]:
+    with pytest.raises(InputError, match=message):
+        yield
+
+
+# --- every kind -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inputs", "ids"),
+    [
+        ("the river", [[1, 4, 5]]),
+        ("<s> the", [[1, 1, 4]]),
+        ("日本語", [[1, 3]]),
+        (["the river", "deep"], [[1, 4, 5], [1, 12]]),
+        (("the",), [[1, 4]]),
+        (CHAT, [CHAT_IDS]),
+        ([CHAT, [{"role": "system", "content": "cold"}, *CHAT]], [CHAT_IDS, [1, 16, 13, 2, *CHAT_IDS]]),
+        (
+            [*CHAT, {"role": "assistant", "content": "it"}, {"role": "user", "content": "wood"}],
+            [[1, 14, 4, 5, 2, 1, 15, 11, 2, 1, 14, 9, 2, 1, 15]],
+        ),
+        ([4, 5], [[4, 5]]),
+        ([np.int64(4), 5], [[4, 5]]),
+        ([[4, 5], (6,)], [[4, 5], [6]]),
+        (torch.tensor([4, 5]), [[4, 5]]),
+        (torch.tensor([[4, 5], [6, 0]], dtype=torch.int32), [[4, 5], [6, 0]]),
+    ],
+)
+def test_every_kind_of_input(words: Adapter, inputs: Any, ids: list[list[int]]) -> None:
+    assert read_inputs(words, inputs) == ids
+
+
+def test_text_is_what_the_model_reads(words: Adapter) -> None:
+    assert read_inputs(words, "the river")[0] == words.model.to_tokens("the river")[0].tolist()
+
+
+def test_a_mask_drops_the_padding_of_a_tensor(words: Adapter) -> None:
+    tokens, mask = torch.tensor([[0, 0, 4], [5, 6, 7]]), torch.tensor([[0, 0, 1], [1, 1, 1]])
+    assert read_inputs(words, tokens, mask) == [[4], [5, 6, 7]]
+    assert read_inputs(words, tokens, mask.bool()) == [[4], [5, 6, 7]]
+    assert read_inputs(words, tokens[0], mask[0]) == [[4]]
+
+
+def test_ids_need_no_tokenizer(wordless: Adapter) -> None:
+    assert read_inputs(wordless, [[4, 96]]) == [[4, 96]]
+
+
+# --- what is refused ------------------------------------------------------------------------------------
+
+MIXED = r"inputs must be a str, a list of str, one chat .*all of one kind; got a list of "
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ("", r"prompt 0 is empty\. Give at least one character, or token ids"),
+        (["the", ""], r"prompt 1 is empty"),
+        ([], r"inputs must be a str, .*or an integer tensor.*; got an empty list"),
+        ((), r"inputs must be a str, .*; got \(\)"),
+        (None, r"inputs must be a str, .*; got None"),
+        (3, r"inputs must be a str, .*; got 3"),
+        ({"role": "user", "content": "a"}, r"inputs must be a str, .*; got \{'role'"),
+        (["the", 4], MIXED + "int, str"),
+        (["the", [4]], MIXED + "list of int, str"),
+        ([4, [5]], MIXED + "int, list of int"),
+        ([[4], ["the"]], MIXED + "list of int, list of str"),
+        ([[4], CHAT], MIXED + "list of dict, list of int"),
+        ([*CHAT, "the"], MIXED + "dict, str"),
+        ([4, 5.0], MIXED + "float, int"),
+        ([True, False], MIXED + "bool"),
+        ([np.array([4, 5])], MIXED + "ndarray"),
+        ([torch.tensor([4, 5])], MIXED + "Tensor"),
+        ([[]], r"prompt 0 has no tokens\. Give at least one"),
+        ([[4], []], r"prompt 1 has no tokens"),
+        ([4, 97], r"prompt 0 has token id 97; tiny-llama has ids 0 to 96"),
+        ([[4], [5, -1]], r"prompt 1 has token id -1; tiny-llama has ids 0 to 96"),
+        (torch.tensor([4, 1000]), r"prompt 0 has token id 1000"),
+        (
+            torch.ones(2, 3),
+            r"tensor of inputs must hold token ids, \[pos\] or \[batch, pos\]; got torch\.float32 \(2, 3\)",
+        ),
+        (torch.ones(3, dtype=torch.bool), r"must hold token ids.*got torch\.bool"),
+        (torch.ones(3, dtype=torch.complex64), r"must hold token ids.*got torch\.complex64"),
+        (torch.ones(2, 2, 2, dtype=torch.long), r"must hold token ids.*got torch\.int64 \(2, 2, 2\)"),
+        (torch.tensor(3), r"must hold token ids.*\(\)"),
+        (torch.zeros(0, dtype=torch.long), r"must hold token ids.*\(0,\)"),
+        ([{"role": "user"}], r"chat 0: a message needs 'role' and 'content', got keys \['role'\]"),
+        ([CHAT, [{"text": "a"}]], r"chat 1: a message needs .*\['text'\]"),
+        (
+            [*CHAT, {"role": "assistant", "content": "it is"}],
+            r"chat 0 ends with the assistant's message\. To trace a given answer, .*pass it as responses=",
+        ),
+        ([CHAT, [{"role": "tool", "content": "a"}]], r"tiny-llama's chat template refuses chat 1: no role tool"),
+    ],
+)
+def test_inputs_that_are_refused(words: Adapter, inputs: Any, message: str) -> None:
+    with refused(message):
+        read_inputs(words, inputs)
+
+
+@pytest.mark.parametrize(("inputs", "what"), [("the", "text"), (["the"], "text"), (CHAT, "a chat")])
+def test_words_need_a_tokenizer(wordless: Adapter, inputs: Any, what: str) -> None:
+    with refused(f"tiny-llama has no tokenizer, so {what} cannot be read: pass token ids"):
+        read_inputs(wordless, inputs)
+
+
+def test_a_chat_needs_a_template(words: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words.tokenizer, "chat_template", None)
+    with refused(r"no chat template, so chats cannot be read\. Pass text, or set model\.tokenizer\.chat_template"):
+        read_inputs(words, CHAT)
+
+
+def test_masks_that_do_not_fit(words: Adapter) -> None:
+    tokens = torch.tensor([[4, 5], [6, 7]])
+    with refused(r"attention_mask is \(2, 3\), the inputs are \(2, 2\)"):
+        read_inputs(words, tokens, torch.ones(2, 3, dtype=torch.long))
+    with refused("prompt 1 has no tokens"):
+        read_inputs(words, tokens, torch.tensor([[1, 1], [0, 0]]))
+    with refused("attention_mask= goes with an integer tensor .*other inputs need no mask"):
+        read_inputs(words, [[4, 5]], torch.ones(1, 2, dtype=torch.long))
+
+
+# --- responses ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("responses", "ids"),
+    [
+        ("it is", [[11, 10]]),
+        (["it is"], [[11, 10]]),
+        ([11, 10], [[11, 10]]),
+        ([[11, 10]], [[11, 10]]),
+        ([(11, np.int64(10))], [[11, 10]]),
+        ("it </s>", [[11, 2]]),
+        ("<s> it", [[11]]),  # the prompt has the BOS
+    ],
+)
+def test_every_kind_of_response(words: Adapter, responses: Any, ids: list[list[int]]) -> None:
+    assert read_responses(words, responses, 1) == ids
+
+
+RESPONSES = r"responses= takes one answer per input: a list of str, or of lists of token ids; got "
+
+
+@pytest.mark.parametrize(
+    ("responses", "message"),
+    [
+        (["it"], r"responses= has 1 answers for 2 inputs"),
+        ([], r"responses= has 0 answers for 2 inputs"),
+        ("it", r"responses= has 1 answers for 2 inputs"),
+        (["it", "is", "a"], r"responses= has 3 answers for 2 inputs"),
+        (["it", ""], r"response 1 is empty"),
+        ([[], [4]], r"response 0 is empty"),
+        (["it", [4]], RESPONSES + "a list of list of int, str"),
+        (["it", None], RESPONSES + "a list of NoneType, str"),
+        ([[4], [5.0]], RESPONSES + "a list of list of float, list of int"),
+        (3, RESPONSES + "3"),
+        ([[4], [97]], r"response 1 has token id 97; tiny-llama has ids 0 to 96"),
+    ],
+)
+def test_responses_that_are_refused(words: Adapter, responses: Any, message: str) -> None:
+    with refused(message):
+        read_responses(words, responses, 2)
+
+
+def test_text_responses_need_a_tokenizer(wordless: Adapter) -> None:
+    with refused("has no tokenizer, so text cannot be read"):
+        read_responses(wordless, "it", 1)
+
+
+# --- lengths --------------------------------------------------------------------------------------------
+
+
+def test_the_context_may_be_filled_to_the_last_token(words: Adapter) -> None:
+    check_lengths(words, [[4] * 128], 0)
+    check_lengths(words, [[4] * 128], 1)  # produced, never read
+    check_lengths(words, [[4] * 120], 9)
+
+
+@pytest.mark.parametrize(
+    ("length", "new", "message"),
+    [
+        (129, 0, r"prompt 1 has 129 tokens; the context of tiny-llama holds 128\. Shorten the prompt"),
+        (120, 10, r"prompt 1 has 120 tokens and 9 generated ones to read; the context .*lower max_new_tokens"),
+    ],
+)
+def test_what_does_not_fit_the_context(words: Adapter, length: int, new: int, message: str) -> None:
+    with refused(message):
+        check_lengths(words, [[4], [4] * length], new)
+
+
+# --- through the front door -----------------------------------------------------------------------------
+
+
+def test_trace_reads_a_chat_and_its_answer(tiny_with_tokenizer: Any) -> None:
+    found = trace(tiny_with_tokenizer, CHAT, responses="it is")
+    assert found["token_id"].values[0].tolist() == [*CHAT_IDS, 11, 10]
+    assert found["phase"].values[0].tolist() == ["prefill"] * 7 + ["decode"] * 2
+    assert found["token_text"].values[0, 2:4].tolist() == ["the", "river"]
+    assert found["special"].values[0].tolist() == [token in (0, 1, 2, 3) for token in (*CHAT_IDS, 11, 10)]
+
+
+def test_trace_refuses_before_it_runs_anything(tiny_with_tokenizer: Any) -> None:
+    def must_not_run(activation: Any, hook: Any) -> None:
+        raise AssertionError("the model ran")
+
+    hooks = [("blocks.0.hook_resid_pre", must_not_run)]
+    for inputs, message in (("", "prompt 0 is empty"), ([4] * 200, "holds 128"), ([97], "token id 97")):
+        with refused(message):
+            trace(tiny_with_tokenizer, inputs, fwd_hooks=hooks)
