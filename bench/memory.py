@@ -25,8 +25,10 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        # A view of a weight is no new memory.
+        given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
         for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
+            if isinstance(leaf, torch.Tensor) and _storage(leaf) not in given:
                 self._count(leaf.untyped_storage())
         return result
 
@@ -36,6 +38,10 @@ class LiveBytes(TorchDispatchMode):
             self.live[key] = storage.nbytes()
             weakref.finalize(storage, self.live.pop, key, None)
             self.peak = max(self.peak, sum(self.live.values()))
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
 
 
 def measure(work: Callable[[], Any]) -> tuple[int, int]:

@@ -4,6 +4,7 @@ Every row belongs to the token being **read**; the token produced from it stands
 ``next_token_id``. Norms are NaN and ``void`` is False where ``valid`` is False.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 
 SCHEMA_VERSION = 1
@@ -103,6 +105,7 @@ def find_sinks(resid_post_norm: Float[np.ndarray, "layer token"]) -> Bool[np.nda
     return sink
 
 
+@functools.cache
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that can change a number in a trace."""
     found = {}
@@ -175,7 +178,7 @@ def build(
         void = pad([s.void for s in samples if s.void is not None], False)
         dims: tuple[str, ...] = ("sample", "layer", "token")
         if void.ndim == 4:
-            void, dims = np.moveaxis(void, 1, 0), ("rule", *dims)
+            void, dims = rearrange(void, "sample rule layer token -> rule sample layer token"), ("rule", *dims)
             coords["rule"] = np.array(list(rules or []), dtype=object)
         variables["void"] = (dims, void, _describe("void"))
     if samples[0].logits is not None:
@@ -183,7 +186,7 @@ def build(
         if rows[0].ndim == 1:
             variables["logits"] = (("sample", "vocab"), np.stack(rows))
         else:
-            padded = np.moveaxis(pad([row.T for row in rows], np.nan), 1, 2)
+            padded = rearrange(pad([row.T for row in rows], np.nan), "sample vocab token -> sample token vocab")
             variables["logits"] = (("sample", "token", "vocab"), padded)
     trace = xr.Dataset(variables, coords)
     trace.attrs = {

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lacscope.adapters import Adapter
 from lacscope.dataset import MEASURES, TOKENWISE_MEASURES, SampleTrace, stack_rules
-from lacscope.hooks import HaltingSession, Program, make_program, run_session
+from lacscope.halting_pass import Program, make_program
+from lacscope.hooks import HaltingSession, run_session
 from lacscope.inputs import InputError, check_lengths, read_inputs, read_responses
 from lacscope.models import check_blocks
 from lacscope.recorder import Recorder, assemble, run_attrs

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import lacscope
 from lacscope import FixedLayers, L2AdaptiveComputation, PaddingWarning, PartialPassError, RunWarning, halting, trace
-from lacscope.adapters import BridgeAdapter, PassInput, _around, adapt, build_bridge, registered
+from lacscope.adapters import BridgeAdapter, PassInput, adapt, build_bridge, registered
+from lacscope.adapters.passes import around
 from lacscope.models import check_stream, weight_processing
 from lacscope.testing import ARCHITECTURES, tiny_model
 
@@ -29,7 +30,7 @@ class Owner(nn.Module):
 
 
 def adding(owner: Owner, amount: int) -> AbstractContextManager[None]:
-    return _around(owner, "forward", lambda inner, x: inner(x) * 10 + amount)
+    return around(owner, "forward", lambda inner, x: inner(x) * 10 + amount)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0), (0, 2, 1), (2, 0, 1)])
@@ -77,7 +78,7 @@ def test_around_ends_after_any_exception(error: type[BaseException]) -> None:
     def fail(inner: Any, x: int) -> int:
         raise error("stop")
 
-    with pytest.raises(error), _around(owner, "forward", fail):
+    with pytest.raises(error), around(owner, "forward", fail):
         owner(0)
     assert "forward" not in owner.__dict__
     assert owner(4) == 4
@@ -93,7 +94,7 @@ def test_around_keeps_the_signature_and_may_nest_calls() -> None:
         seen.append(x)
         return inner(owner(x - 1)) if x else inner(x)
 
-    with _around(owner, "forward", twice):
+    with around(owner, "forward", twice):
         assert list(inspect.signature(owner.forward).parameters) == ["x"]
         assert owner(3) == 0
     assert seen == [3, 2, 1, 0]
@@ -217,18 +218,6 @@ def test_cached_steps_are_the_uncached_pass(model: Any) -> None:
     torch.testing.assert_close(cached[mask], whole[mask], rtol=1e-5, atol=2e-5)
     torch.testing.assert_close(last, whole[:, -1:], rtol=1e-6, atol=1e-6)
     assert last.shape[1] == 1
-
-
-def test_selected_rows_go_on_as_they_would_have(model: Any) -> None:
-    adapter = adapt(model)
-    mask = torch.ones_like(TOKENS).bool()
-    rows = torch.tensor([1, 1, 0])
-    with torch.no_grad():
-        _, cache = adapter.step(TOKENS[:, :5], mask[:, :5], None, use_cache=True, last_only=True)
-        cache = adapter.select_rows(cache, rows)
-        picked, _ = adapter.step(TOKENS[rows, 5:], mask[rows], cache, use_cache=True, last_only=True)
-        whole, _ = adapter.step(TOKENS[rows], mask[rows], None, use_cache=False, last_only=True)
-    torch.testing.assert_close(picked, whole, rtol=1e-5, atol=2e-5)
 
 
 # --- quiet --------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ ORDER = (
     ("dataset", "thresholds", "sampling", "rules", "adapters"),
     ("models",),
     ("recorder",),
+    ("halting_pass",),
     ("hooks",),
     ("inputs", "cached"),
     ("run",),

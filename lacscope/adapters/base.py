@@ -1,0 +1,152 @@
+"""What lacscope asks of a model, whichever of TransformerLens's classes it is."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lacscope.adapters.passes import PassListener, unwatched
+
+TokenHook = Callable[..., Any]
+
+
+class Adapter:
+    """One model, seen alike whichever of TransformerLens's classes it is. See :func:`adapt`."""
+
+    def __init__(self, model: Any) -> None:
+        self.model: Any = model
+        self.n_layers = int(model.cfg.n_layers)
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.model.cfg, "model_name", "") or "unnamed")
+
+    @property
+    def tokenizer(self) -> Any:
+        return getattr(self.model, "tokenizer", None)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.model.cfg.d_vocab)
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest sequence the model takes, or None where positions are not bounded (ALiBi)."""
+        raise NotImplementedError
+
+    @property
+    def parallel_blocks(self) -> bool:
+        """True where attention and MLP both read the stream entering the block."""
+        return bool(getattr(self.model.cfg, "parallel_attn_mlp", False))
+
+    def stop_ids(self) -> frozenset[int]:
+        """Union of the generation config's and the tokenizer's end-of-sequence ids."""
+        generation = getattr(getattr(self.model, "original_model", None), "generation_config", None)
+        found = [getattr(generation, "eos_token_id", None), getattr(self.tokenizer, "eos_token_id", None)]
+        ids: set[int] = set()
+        for value in found:
+            if value is not None:
+                ids.update(int(i) for i in (value if isinstance(value, (list, tuple)) else [value]))
+        return frozenset(ids)
+
+    def hook_point(self, name: str) -> Any:
+        """The hook point of that name, or None."""
+        raise NotImplementedError
+
+    def hook_points(self) -> Iterator[Any]:
+        raise NotImplementedError
+
+    def hook_name(self, layer: int, point: str) -> str:
+        """Name under which to register a hook at ``blocks.{layer}.{point}``.
+
+        In compatibility mode TransformerLens calls a hook registered under an alias twice, once a name:
+        there the canonical name is given.
+        """
+        name = f"blocks.{layer}.{point}"
+        found = self.hook_point(name)
+        if getattr(self.model, "compatibility_mode", False) and found is not None and found.name:
+            return str(found.name)
+        return name
+
+    def user_hooked(self) -> bool:
+        """True where any hook point has a hook that is not TransformerLens's own."""
+        return any(
+            p._backward_hooks or p._forward_pre_hooks or len(p._forward_hooks) > len(_machinery(p))
+            for p in self.hook_points()
+        )
+
+    def watched(self) -> list[tuple[nn.Module, str]]:
+        """The methods that :meth:`watch` puts a function around, as (owner, name)."""
+        raise NotImplementedError
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Nobody's hooks and nobody watching, for a check that must neither fire nor be recorded."""
+        kept = [(point, point._forward_hooks) for point in self.hook_points() if point._forward_hooks]
+        with ExitStack() as stack:
+            for owner, name in self.watched():
+                stack.enter_context(unwatched(owner, name))
+            for point, hooks in kept:
+                stack.callback(setattr, point, "_forward_hooks", hooks)
+                point._forward_hooks = _machinery(point)
+            yield
+
+    @contextmanager
+    def lean(self) -> Iterator[None]:
+        """Blocks without the hook points inside them, where the class allows it; numbers stay the same."""
+        yield
+
+    def watch(self, listener: PassListener) -> Any:
+        """Context manager: tell ``listener`` of every forward pass."""
+        raise NotImplementedError
+
+    def step(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch past_and_pos"],
+        cache: Any,
+        *,
+        use_cache: bool,
+        last_only: bool,
+    ) -> tuple[Float[Tensor, "batch read vocab"], Any]:
+        """One (cached) forward pass: logits (of the last position alone if ``last_only``) and the cache."""
+        raise NotImplementedError
+
+
+def _machinery(point: Any) -> Any:
+    """The forward hooks by which TransformerLens itself makes a hook point fire (OPT's MLP hangs on such)."""
+    own = {
+        handle.hook.id
+        for handle in point.fwd_hooks
+        if handle.is_permanent and str(getattr(handle.user_hook, "__module__", "")).startswith("transformer_lens.")
+    }
+    hooks = point._forward_hooks
+    return type(hooks)((id_, hook) for id_, hook in hooks.items() if id_ in own)
+
+
+@contextmanager
+def registered(points: list[tuple[Any, TokenHook]]) -> Iterator[None]:
+    """Hooks on hook points, each taken off again by its own handle and no other."""
+    with ExitStack() as stack:
+        for point, hook in points:
+            handle = point.add_hook(hook)
+            if handle is None:  # TransformerLens 3.9 returns nothing
+                handle = point.fwd_hooks[-1]
+            stack.callback(_take_off, point, handle)
+        yield
+
+
+def _take_off(point: Any, handle: Any) -> None:
+    handle.hook.remove()
+    point.fwd_hooks[:] = [kept for kept in point.fwd_hooks if kept is not handle]

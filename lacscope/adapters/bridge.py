@@ -1,0 +1,216 @@
+"""``TransformerBridge`` (TransformerLens 3.x and 4.x)."""
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lacscope.adapters.base import Adapter
+from lacscope.adapters.passes import PARTIAL_PASS, PartialPassError, PassInput, PassListener, around
+
+_LEAN_IS_EXACT: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
+
+
+class BridgeAdapter(Adapter):
+    """``TransformerBridge``: the wrapped transformers model sees mask and cache on every path."""
+
+    @property
+    def context_length(self) -> int | None:
+        config = getattr(self.model.original_model, "config", None)
+        config = getattr(config, "text_config", None) or config
+        if getattr(config, "alibi", False) is True:
+            return None  # Falcon names a length that its ALiBi positions do not have
+        for field in ("max_position_embeddings", "n_positions", "max_seq_len"):
+            if isinstance(value := getattr(config, field, None), int):
+                return value
+        return None
+
+    def hook_point(self, name: str) -> Any:
+        return self.model.get_hook_point(name)
+
+    def hook_points(self) -> Iterator[Any]:
+        return iter(self.model._hook_registry.values())
+
+    @contextmanager
+    def lean(self) -> Iterator[None]:
+        # In compatibility mode the processed weights live in the bridged submodules.
+        if getattr(self.model, "compatibility_mode", False) or not self._lean_is_exact():
+            yield
+            return
+        with self._unhooked_blocks(), self._direct_blocks():
+            yield
+
+    def _lean_is_exact(self) -> bool:
+        """True where the blocks' own submodules give the bridged ones' logits, bit for bit; tried once a model.
+
+        Some bridged attentions (Falcon's) compute by themselves, and differ in the last bits.
+        """
+        if self.model not in _LEAN_IS_EXACT:
+            ids = torch.arange(min(16, self.context_length or 16), device=self.device).unsqueeze(0) % self.vocab_size
+            mask = torch.ones_like(ids).bool()
+            with self.quiet(), torch.no_grad():
+                bridged, _ = self.step(ids, mask, None, use_cache=False, last_only=False)
+                with self._unhooked_blocks(), self._direct_blocks():
+                    plain, _ = self.step(ids, mask, None, use_cache=False, last_only=False)
+            _LEAN_IS_EXACT[self.model] = torch.equal(bridged, plain)
+        return _LEAN_IS_EXACT[self.model]
+
+    @contextmanager
+    def _unhooked_blocks(self) -> Iterator[None]:
+        swapped: list[tuple[nn.Module, str, nn.Module]] = []
+        for block in self.model.blocks:
+            for parent in list(block.original_component.modules()):
+                for name, child in parent._modules.items():
+                    original = getattr(child, "original_component", None) if child is not None else None
+                    if original is not None and hasattr(child, "hook_out") and _runs_the_original(child):
+                        swapped.append((parent, name, child))
+        try:
+            for parent, name, child in swapped:
+                parent._modules[name] = child.original_component  # type: ignore[assignment]
+            yield
+        finally:
+            for parent, name, child in swapped:
+                parent._modules[name] = child
+
+    @contextmanager
+    def _direct_blocks(self) -> Iterator[None]:
+        """Blocks that fire their two residual points about the layer and do nothing else.
+
+        The bridge's own forward looks at the layer's signature, at captures and at stop flags on every call: half
+        the overhead of a decode step.
+        """
+        blocks = [block for block in self.model.blocks if _is_plain(block)]
+        try:
+            for block in blocks:
+                # Into __dict__: the bridge would hand an assigned attribute on to the layer.
+                block.__dict__["forward"] = functools.partial(_forward_directly, block)
+            yield
+        finally:
+            for block in blocks:
+                block.__dict__.pop("forward", None)
+
+    def watched(self) -> list[tuple[nn.Module, str]]:
+        return [(self.model.original_model, "forward")]
+
+    @contextmanager
+    def watch(self, listener: PassListener) -> Iterator[None]:
+        from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
+        def outer(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            # The bridge tells its blocks where to start and stop; 0 starts with all of them to run.
+            block = self.model.blocks[0]
+            if getattr(block, "_start_at_layer_idx", None) not in (None, 0):
+                raise PartialPassError(PARTIAL_PASS.format("start_at_layer"))
+            if getattr(block, "_stop_at_layer_idx", None) is not None:
+                raise PartialPassError(PARTIAL_PASS.format("stop_at_layer"))
+            listener.open_pass(_read_transformers_call(forward, args, kwargs))
+            output, completed = None, False
+            try:
+                output = forward(*args, **kwargs)
+                completed = True
+            except StopAtLayerException:
+                # run_with_cache stops by a hook of its own, which tells no block.
+                raise PartialPassError(PARTIAL_PASS.format("stop_at_layer")) from None
+            finally:
+                listener.close_pass(getattr(output, "past_key_values", None), completed)
+            return output
+
+        with around(self.model.original_model, "forward", outer):
+            yield
+
+    def step(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch past_and_pos"],
+        cache: Any,
+        *,
+        use_cache: bool,
+        last_only: bool,
+    ) -> tuple[Float[Tensor, "batch read vocab"], Any]:
+        extra: dict[str, Any] = {"logits_to_keep": 1} if last_only and self._keeps_last else {}
+        if cache is not None:
+            extra["past_key_values"] = cache
+        logits, cache = self.model(
+            tokens, attention_mask=mask.long(), return_type="logits_and_cache", use_cache=use_cache, **extra
+        )
+        return (logits[:, -1:] if last_only else logits), cache
+
+    @functools.cached_property
+    def _keeps_last(self) -> bool:
+        return "logits_to_keep" in inspect.signature(self.model.original_model.forward).parameters
+
+
+def _read_transformers_call(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> PassInput:
+    if args:
+        kwargs = inspect.signature(forward).bind(*args, **kwargs).arguments | kwargs
+    tokens: Any = kwargs.get("input_ids")
+    embeds: Any = kwargs.get("inputs_embeds")
+    n_rows, n_new = (embeds if tokens is None else tokens).shape[:2]
+    cache: Any = kwargs.get("past_key_values")
+    past_length = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+    mask: Any = kwargs.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.shape != (n_rows, past_length + n_new):
+        return PassInput(tokens, None, past_length, cache)
+    return PassInput(tokens, mask.bool(), past_length, cache)
+
+
+def _runs_the_original(component: Any) -> bool:
+    """False for a bridged LayerNorm that computes by itself: its last bits differ from the original's."""
+    folded = getattr(getattr(component, "config", None), "layer_norm_folding", False)
+    return bool(getattr(component, "use_native_layernorm_autograd", True) or folded)
+
+
+def _is_plain(block: Any) -> bool:
+    """True for a block with the bridge's common forward, whose layer takes whatever keywords it is given."""
+    from transformer_lens.model_bridge.generalized_components.block import BlockBridge
+
+    return type(block).forward is BlockBridge.forward and _takes_any_keyword(type(block.original_component))  # type: ignore[arg-type]
+
+
+@functools.cache
+def _takes_any_keyword(layer: type[nn.Module]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(layer.forward).parameters.values())
+
+
+def _forward_directly(block: Any, *args: Any, **kwargs: Any) -> Any:
+    if args:
+        args = (block.hook_in(args[0]), *args[1:])
+    else:
+        kwargs["hidden_states"] = block.hook_in(kwargs["hidden_states"])
+    output = block.original_component(*args, **kwargs)
+    if isinstance(output, tuple):
+        return (block.hook_out(output[0]), *output[1:])
+    return block.hook_out(output)
+
+
+def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: bool) -> Any:
+    """Wrap a transformers model, in place, as a ``TransformerBridge``.
+
+    ``residual_only`` leaves the blocks' insides unhooked and the attention implementation as it is: an
+    order of magnitude fewer hook points, and the speed of the plain model.
+    """
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+    if not residual_only:
+        # Attention patterns exist only under eager attention; the public boot path sets this too.
+        hf_model.set_attn_implementation("eager")
+
+    def keep_block_points(adapter: Any) -> None:
+        blocks = adapter.component_mapping["blocks"]
+        blocks.submodules.clear()
+        blocks.hook_aliases = {"hook_resid_pre": "hook_in", "hook_resid_post": "hook_out"}
+
+    return build_bridge_from_module(
+        hf_model,
+        type(hf_model).__name__,
+        hf_config=hf_model.config,
+        tokenizer=tokenizer,
+        model_name=name,
+        post_adapter_hook=keep_block_points if residual_only else None,
+    )

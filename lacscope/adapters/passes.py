@@ -1,0 +1,106 @@
+"""Forward passes as they happen: where each begins and ends, and what it was given to read."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+_MISSING = object()
+
+PARTIAL_PASS = (
+    "{} runs a part of the model: a halting rule compares each layer with all before it, so a partial pass "
+    "has no trace. Run the whole model, or leave the lacscope context for this call."
+)
+
+
+class PartialPassError(RuntimeError):
+    """A forward pass that does not run every block: its trace would be a fragment."""
+
+
+@dataclass
+class PassInput:
+    """What one forward pass was given to read.
+
+    ``attention_mask`` spans the cached tokens and the new ones; None where nobody gave one. ``tokens`` is
+    None where the pass was started from embeddings.
+    """
+
+    tokens: Int[Tensor, "batch pos"] | None
+    attention_mask: Bool[Tensor, "batch past_and_pos"] | None
+    past_length: int
+    cache: Any
+
+    @property
+    def first_keys(self) -> Tensor | None:
+        """The first layer's cached keys, as the pass found them."""
+        return first_keys(self.cache)
+
+
+@runtime_checkable
+class PassListener(Protocol):
+    """Told of every forward pass of a model, nested ones included."""
+
+    def open_pass(self, given: PassInput) -> None: ...
+    def close_pass(self, cache: Any, completed: bool) -> None: ...
+
+
+def first_keys(cache: Any) -> Tensor | None:
+    """The first layer's cached keys. A cache that was reordered or cropped between passes has others."""
+    if hasattr(cache, "layers"):
+        return getattr(cache.layers[0], "keys", None) if cache.layers else None
+    return cache[0].past_keys if hasattr(cache, "entries") else None
+
+
+class _Around:
+    """A method of one object with a function around it; transparent once switched off."""
+
+    def __init__(self, inner: Callable[..., Any], around: Callable[..., Any], previous: Any) -> None:
+        functools.update_wrapper(self, inner)
+        self.inner, self.around, self.previous, self.active = inner, around, previous, True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.around(self.inner, *args, **kwargs) if self.active else self.inner(*args, **kwargs)
+
+
+@contextmanager
+def around(owner: nn.Module, name: str, outer: Callable[..., Any]) -> Iterator[None]:
+    """Put ``outer(inner, *args, **kwargs)`` about one object's method.
+
+    Module hooks would do, but they do not close on KeyboardInterrupt, and ``run_with_hooks`` of a
+    HookedTransformer calls ``forward`` without them. Contexts may close in any order.
+    """
+    wrapper = _Around(getattr(owner, name), outer, owner.__dict__.get(name, _MISSING))
+    owner.__dict__[name] = wrapper
+    try:
+        yield
+    finally:
+        wrapper.active = False
+        top = owner.__dict__.get(name, _MISSING)
+        while isinstance(top, _Around) and not top.active:
+            top = top.previous
+        if top is _MISSING:
+            owner.__dict__.pop(name, None)
+        else:
+            owner.__dict__[name] = top
+
+
+@contextmanager
+def unwatched(owner: nn.Module, name: str) -> Iterator[None]:
+    """One object's method without anything that :func:`around` put about it."""
+    top = bottom = owner.__dict__.get(name, _MISSING)
+    while isinstance(bottom, _Around):
+        bottom = bottom.previous
+    if bottom is top:
+        yield
+        return
+    del owner.__dict__[name]
+    if bottom is not _MISSING:
+        owner.__dict__[name] = bottom
+    try:
+        yield
+    finally:
+        owner.__dict__[name] = top
