@@ -68,8 +68,8 @@ def plain_decode(model: Any) -> Tensor:
 
 
 def traced_decode(model: Any) -> Tensor:
-    """The same through ``trace``, of which the last step's logits are taken with a hook on nothing: by token."""
-    found = lacscope.trace(model, prompt(DECODE_PROMPT), max_new_tokens=DECODE_STEPS + 2)
+    """The same number of passes through ``trace``; its answer is the last token it produced."""
+    found = lacscope.trace(model, prompt(DECODE_PROMPT), max_new_tokens=DECODE_STEPS + 1)
     return torch.from_numpy(found["next_token_id"].values[0, -1:].astype(np.float32))
 
 
