@@ -49,8 +49,6 @@ def make_program(
     rules: Sequence[HaltingRule],
     effect: Effect,
     measures: Sequence[str] = (),
-    *,
-    last_position_only: bool = False,
 ) -> Program:
     """Check rule, effect and measures against each other and the model."""
     for rule in rules or (None,):
@@ -62,9 +60,7 @@ def make_program(
         raise ValueError(f"unknown measure {unknown}; choose from {', '.join(LAYERWISE_MEASURES)}.")
     if "threshold" in measures and not (len(rules) == 1 and isinstance(rules[0], L2AdaptiveComputation)):
         raise ValueError("measure 'threshold' needs one L2AdaptiveComputation rule; no other rule has a threshold.")
-    program = Program(
-        tuple(rules), effect, adapter.n_layers, adapter.parallel_blocks, frozenset(measures), last_position_only
-    )
+    program = Program(tuple(rules), effect, adapter.n_layers, adapter.parallel_blocks, frozenset(measures))
     if set(program.points()) - {"hook_resid_pre", "hook_resid_post"}:
         require_sublayers(adapter)
     return program

@@ -1,5 +1,6 @@
 """``trace``: batched prefill and decode with a KV cache, recorded layer by layer."""
 
+import dataclasses
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -261,7 +262,7 @@ def _run(
     recorder = Recorder()
     program = plan.program
     if program.effect == "readout" and plan.last_only and not plan.given:
-        program = Program(program.rules, program.effect, program.n_layers, program.parallel, program.measures, True)
+        program = dataclasses.replace(program, last_position_only=True)
     session = HaltingSession(adapter, program, recorder)
     with _prepared(adapter, session, fwd_hooks):
         for members in batches:
