@@ -7,13 +7,14 @@ from rich.console import Console
 from rich.table import Table
 
 import lacscope
-from bench import memory, plans, speed, sweep
+from bench import matrices, memory, plans, speed, sweep
 from lacscope.models import DEMO_MODEL, _locate, _read
 
 LIMITS = {("prefill", 1): 1.05, ("prefill", 2): 1.05, ("decode", 1): 1.10, ("decode", 2): 1.15}
 SWEEP_LIMITS = {"trace, observe": 6.0, "trace, readout": 5.0}
 PLAN_LIMIT = 0.80
-SECTIONS = ("speed", "memory", "plans", "sweep")
+MATRIX_LIMITS = {"current tokens": 3 * 60, "future tokens, 4 cuts": 8 * 60}
+SECTIONS = ("speed", "memory", "plans", "matrices", "sweep")
 
 
 def main() -> None:
@@ -43,6 +44,9 @@ def main() -> None:
         difference = max(plans.check_same_logits(model, layers) for model in (lean, full))
         savings = [row for n in options.threads for row in plans.compare(plain, lean, full, n, options.rounds)]
         console.print(_plans_table(savings, layers, difference))
+    if "matrices" in options.only:
+        rows = [row for n in options.threads for row in matrices.measure(full, n)]
+        console.print(_matrices_table(rows))
     if "sweep" in options.only:
         console.print(f"{options.batches} rounds of {sweep.BATCH} prompts; a round takes a minute or more")
         rates = [rate for n in options.threads for rate in sweep.compare(plain, lean, n, options.batches)]
@@ -108,6 +112,17 @@ def _plans_table(rows: list[plans.Saving], layers: range, difference: float) -> 
             f"{row.full_seconds:.3f}",
             str(row.rounds),
         )
+    return table
+
+
+def _matrices_table(rows: list[matrices.Matrix]) -> Table:
+    table = Table(title=f"skip influence of every layer on {matrices.PROMPTS} prompts of {matrices.TOKENS} tokens")
+    for name in ("what", "threads", "s", "limit, s"):
+        table.add_column(name)
+    for row in rows:
+        limit = MATRIX_LIMITS[row.what]
+        met = "met" if row.seconds <= limit else "MISSED"
+        table.add_row(row.what, str(row.threads), f"{row.seconds:.0f}", f"{limit} {met}" if row.threads > 1 else "")
     return table
 
 

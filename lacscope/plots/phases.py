@@ -11,28 +11,28 @@ from lacscope.plots.marks import draw_intervals, require_columns, require_one
 from lacscope.plots.style import LOOKS, SMALL, fit_width, take_axes
 
 _COLUMNS = ("matched_on", "difference", "low", "high", "coverage")
-_MAKER = "lacscope.analyses.phases.matched_difference"
+_MAKER = "lacscope.analyses.phase_matching.matched_difference"
 _RAW = "raw"
 _BESIDE_CHARACTERS = 18
 _LABEL_INCHES = 2.0  # of room that the labels of the rows take
-_X_LABEL = "usage in decode (RG) minus usage in prefill (PP): shares, 95 % intervals over samples"
+_USAGE = "usage"
 
 
 def plot_phase_control(matched: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Usage in decode minus usage in prefill: of all tokens, then of tokens that match.
+    """Usage, or another number a token, in decode minus that in prefill: of all tokens, then of tokens that match.
 
     Args:
-        matched: from ``lacscope.analyses.phases.matched_difference``, at one alpha: a row per way of matching, with
-            ``matched_on``, ``difference`` in [-1, 1] with its interval ``low`` .. ``high``, and ``coverage``
-            (share in [0, 1] of decode tokens with a partner). Of ``n_samples``, ``n_prefill``, ``n_decode`` and
-            ``note``, those that are there are shown.
+        matched: from ``lacscope.analyses.phase_matching.matched_difference``, at one alpha: a row per way of matching,
+            with ``matched_on``, ``difference`` in [-1, 1] with its interval ``low`` .. ``high``, and ``coverage``
+            (share in [0, 1] of decode tokens with a partner). Of ``of``, ``n_samples``, ``n_prefill``, ``n_decode``
+            and ``note``, those that are there are shown.
         ax: Axes to draw on; default: a new figure.
 
     Returns:
         The Axes. Rows stand in the table's order, the first on top. One without a match is named as such.
 
     Raises:
-        ValueError: a missing column, several alphas, or no rows.
+        ValueError: a missing column, several alphas or numbers, or no rows.
 
     >>> import pandas as pd
     >>> rows = [("raw", 0.10, 0.08, 0.12, 1.0), ("position", 0.02, -0.01, 0.05, 0.7)]
@@ -41,7 +41,7 @@ def plot_phase_control(matched: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ['all tokens (raw)', 'matched on position']
     """
     require_columns(matched, _COLUMNS, "matched", _MAKER)
-    require_one(matched, [name for name in ("alpha",) if name in matched], "matched")
+    require_one(matched, [name for name in ("alpha", "of") if name in matched], "matched")
     (panel,) = take_axes(None if ax is None else [ax], (1.0,), (7.4, 1.7 + 0.36 * len(matched)))
     rows = matched.reset_index(drop=True).rename(columns={"low": "difference_low", "high": "difference_high"})
     color = LOOKS["decode"].color
@@ -58,11 +58,17 @@ def plot_phase_control(matched: pd.DataFrame, ax: Axes | None = None) -> Axes:
     panel.set_yticks(range(len(rows)), [_words(str(name)) for name in rows["matched_on"]])
     panel.margins(x=0.1)
     panel.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    panel.set_xlabel(fit_width(panel, _X_LABEL, _LABEL_INCHES))
+    panel.set_xlabel(fit_width(panel, _x_label(rows), _LABEL_INCHES))
     panel.set_title(_title(panel, rows), loc="left", fontsize=SMALL)
     panel.grid(axis="x")
     panel.grid(visible=False, axis="y")
     return panel
+
+
+def _x_label(rows: pd.DataFrame) -> str:
+    of = rows["of"].iloc[0] if "of" in rows else _USAGE
+    units = "shares, " if of == _USAGE else ""
+    return f"{of} in decode (RG) minus {of} in prefill (PP): {units}95 % intervals over samples"
 
 
 def _words(matched_on: str) -> str:

@@ -15,6 +15,7 @@ from lacscope.reproduction.studies import Findings, Study
 from lacscope.tasks.mmlu_subjects import GROUPS
 from lacscope.tasks.registry import TASKS
 
+_SAID_MATCHINGS = ("raw", "position + class + surprisal", "sample + class + surprisal")
 _READING = """\
 - **Two scores.** *Choice*: the log-probability of each answer after the prompt; no generation. *Generated*: the answer
   that is written, parsed; one that cannot be parsed is wrong and is counted apart.
@@ -158,7 +159,7 @@ def _phases_in_words(matched: pd.DataFrame) -> str:
     alpha = matched["alpha"].iloc[(matched["alpha"] - PRIMARY_ALPHA).abs().argmin()]
     rows = matched[matched["alpha"] == alpha].set_index("matched_on")
     words = []
-    for kind in (rows.index[0], rows.index[-1]):
+    for kind in _SAID_MATCHINGS:
         row = rows.loc[kind]
         if pd.isna(row["difference"]):
             words.append(f"{kind}: no decode token has a partner")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lacscope.analyses.comparisons import compare
 from lacscope.analyses.norm_null import null_share
-from lacscope.analyses.phases import matched_difference
+from lacscope.analyses.phase_matching import matched_difference
 from lacscope.analyses.scores import reference_lines, summarise
 from lacscope.analyses.verdicts import verdict
 from lacscope.sweep.spec import SweepSpec

@@ -8,18 +8,37 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import lacscope
 from lacscope.analyses.agreement import agreement
+from lacscope.analyses.effects import token_shift
+from lacscope.analyses.phase_matching import MATCHINGS
 from lacscope.analyze import analysis as parts_module
-from lacscope.analyze import catalogue
+from lacscope.analyze import importance, skipping
 from lacscope.analyze.catalogue import CATALOGUE, GROUPS, named
 from lacscope.analyze.prompts import Prompts, PromptsError
 from lacscope.analyze.run import analyze
 from lacscope.analyze.store import ResultStore
 from lacscope.analyze.write import write_figure_of
+from lacscope.choices import score_choices
+from lacscope.depth_efficiency import (
+    depth_score,
+    effective_depths,
+    future_skip_influence,
+    logit_lens,
+    residual_cosines,
+)
 from lacscope.importance.agreement import MEASURES
 from lacscope.sealed import read_sealed, write_sealed
+from lacscope.tradeoff import plan_tradeoff, skipping_plans
 
+TIMED = "decode_ratio"  # seconds of this machine at that moment
 TEXT = Prompts("text", ((1, 4, 5), (1, 6, 7)))
+
+
+@pytest.fixture(autouse=True)
+def _short_timings(monkeypatch):
+    """What is timed is of no matter here."""
+    monkeypatch.setattr(skipping, "plan_tradeoff", partial(plan_tradeoff, decode_steps=2, rounds=2))
 
 
 def cut_at(analysis, index):
@@ -49,7 +68,7 @@ def none_again(analysis, allowed=()):
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_cut_gone_on_with_found_again_and_drawn(name, tiny_with_tokenizer, toy, tmp_path, monkeypatch):
     # As many draws as are needed to tell two results apart, not to believe one.
-    monkeypatch.setattr(catalogue, "agreement", partial(agreement, n_boot=20, n_permutations=100))
+    monkeypatch.setattr(importance, "agreement", partial(agreement, n_boot=20, n_permutations=100))
     model, analysis = tiny_with_tokenizer, CATALOGUE[name]
     n_parts = len(analysis.parts(model, toy))
     last = n_parts - 1
@@ -66,7 +85,7 @@ def test_cut_gone_on_with_found_again_and_drawn(name, tiny_with_tokenizer, toy, 
     assert not list(store.folder.rglob("part-*.nc"))
 
     undisturbed = analyze(model, analysis, toy, ResultStore(tmp_path / "whole"), weights="w")
-    xr.testing.assert_identical(found, undisturbed)
+    xr.testing.assert_identical(*(ds.drop_vars(TIMED, errors="ignore") for ds in (found, undisturbed)))
     xr.testing.assert_identical(analyze(model, none_again(analysis), toy, store, weights="w"), found)
     assert found.attrs["weights"] == "w"
     assert "torch" in json.loads(found.attrs["versions"])
@@ -76,7 +95,7 @@ def test_cut_gone_on_with_found_again_and_drawn(name, tiny_with_tokenizer, toy, 
     said = json.loads(picture.with_suffix(".json").read_text())
     assert said["model"] == "tiny-llama"
     if name != "zd":  # reads no data
-        assert said["data"].startswith("toy")
+        assert "toy" in said["data"]
 
 
 @pytest.mark.parametrize("name", ["contributions", "future", "current-attn", "block-influence", "ablation"])
@@ -147,9 +166,81 @@ def test_a_map_is_of_the_shortest_question(tiny_with_tokenizer, toy):
     assert found["token_id"].values[0].tolist() == toy.whole[0] == min(toy.whole, key=len)
 
 
+def test_a_depth_score_is_of_each_group_with_the_cut_at_the_answer(tiny_with_tokenizer, toy):
+    analysis = CATALOGUE["depth-score"]
+    questions = tuple(replace(one, group=group) for one, group in zip(toy.questions, ("b", "a", "b"), strict=True))
+    parts = [run() for run in analysis.parts(tiny_with_tokenizer, replace(toy, questions=questions))]
+    assert [cut.item() for part in parts for cut in part["cut"]] == [len(ids) for ids in toy.inputs]
+    found = analysis.join(parts)
+    assert (found["group"].values.tolist(), found["n_samples"].values.tolist()) == (["a", "b"], [1, 2])
+    own = future_skip_influence(tiny_with_tokenizer, toy.whole[1:2], cuts=[[len(toy.inputs[1])]])
+    of_a = found["score"].sel(group="a", measure="output").item()
+    assert of_a == pytest.approx(depth_score(own["output_influence"]).item())
+    ungrouped = analysis.join([run() for run in analysis.parts(tiny_with_tokenizer, toy)])
+    assert ungrouped["group"].values.tolist() == ["pocket_boolean"]
+
+
+def test_effective_depths_are_those_of_the_mean_curves(tiny_with_tokenizer, toy):
+    analysis = CATALOGUE["effective-depth"]
+    found = analysis.join([run() for run in analysis.parts(tiny_with_tokenizer, toy)])
+    cosines = residual_cosines(tiny_with_tokenizer, toy.whole)
+    lens = logit_lens(tiny_with_tokenizer, toy.whole).isel(state=slice(cosines.sizes["layer"])).mean("sample")
+    cosine = (cosines["cos_attn_resid"] + cosines["cos_mlp_resid"] + cosines["cos_update_resid"]).mean("sample") / 3
+    xr.testing.assert_allclose(found, effective_depths(cosine, lens["kl"], lens["overlap"]))
+    assert found.attrs["n_samples"] == 3
+
+
+def test_plans_are_chosen_on_other_questions_than_they_answer(tiny_with_tokenizer, toy):
+    work = CATALOGUE["tradeoff"].parts(tiny_with_tokenizer, toy)
+    assert len(work) == 1  # of 4 layers each of the shares is one
+    found = work[0]()
+    assert found.sizes["sample"] == 2
+    assert found.attrs["data"] == "toy, plans from 1 other prompts"
+    assert found["skipped_share"].values.tolist() == [0.25] * found.sizes["plan"]
+    chosen = skipping_plans(tiny_with_tokenizer, [list(toy.inputs[0])], [1])
+    assert found["layers"].values.tolist() == [plan.describe() for plan in chosen.values()]
+
+
+def test_effects_of_token_groups_are_those_of_whole_traces(tiny_with_tokenizer, toy):
+    (run,) = CATALOGUE["token-usage"].parts(tiny_with_tokenizer, toy)
+    found = run()
+    inputs, responses = [list(ids) for ids in toy.inputs], [list(ids) for ids in toy.responses]
+    full = lacscope.trace(tiny_with_tokenizer, inputs, responses=responses, logits="all")
+    rule = lacscope.L2AdaptiveComputation(0.8)
+    for effect in ("readout", "bypass"):
+        changed = lacscope.trace(
+            tiny_with_tokenizer, inputs, rule=rule, effect=effect, responses=responses, logits="all"
+        )
+        kl = token_shift(full, changed)["kl"]
+        first = found[f"kl_{effect}"].sel(group="position 0").item()
+        assert first == pytest.approx(float(kl.isel(token=0).mean()), rel=1e-4, abs=1e-9)
+        total = float((found[f"kl_{effect}"] * found[f"kl_{effect}_n"]).sum())
+        assert total == pytest.approx(float(kl.sum()), rel=1e-4)
+        assert total > 0
+
+
+def test_the_phase_control_is_of_usage_and_of_each_effect(tiny_with_tokenizer, toy):
+    (run,) = CATALOGUE["token-phases"].parts(tiny_with_tokenizer, toy)
+    table = run().to_dataframe()
+    assert table.groupby("of", sort=False)["matched_on"].apply(list).to_dict() == {
+        of: list(MATCHINGS) for of in ("usage", "kl_readout", "kl_bypass")
+    }
+    assert (table["n_decode"] == table["n_decode"].iloc[0]).all()
+
+
+def test_right_and_wrong_answers_are_two_groups(tiny_with_tokenizer, toy):
+    (run,) = CATALOGUE["token-answers"].parts(tiny_with_tokenizer, toy)
+    found = run()
+    right = score_choices(tiny_with_tokenizer, toy.questions)["correct"]
+    expected = {"answer right": int(right.sum()), "answer wrong": int((~right).sum())}
+    held = {name: n for name, n in expected.items() if n}
+    own = found.sel(group=list(held))["n_samples"].values.tolist()
+    assert own == list(held.values())
+
+
 def test_names_groups_and_all():
     assert [one.name for one in named(["lim", "contributions"])] == ["contributions", "lim"]  # the catalogue's order
-    assert [one.name for one in named(["tokens", "painters"])] == ["token-usage", "painters"]
+    assert [one.name for one in named(["plans", "painters"])] == ["painters", "tradeoff"]
     assert len(named(["all"])) == len(CATALOGUE)
     assert {one.group for one in CATALOGUE.values()} == set(GROUPS)
 

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from lacscope.analyses.phases import cell_counts, matched_difference
+from lacscope.analyses.phase_matching import matched_difference
+from lacscope.analyses.phases import cell_counts
 from lacscope.plots import plot_phase_control
 from lacscope.testing import synthetic_trace
 
@@ -48,6 +49,11 @@ def test_coverage_and_what_is_missing_stand_beside(matched: pd.DataFrame) -> Non
     assert words == {0: "all", 1: "74% matched", 2: "no cell has tokens of both phases", 3: "50% matched"}
 
 
+def test_another_number_than_usage_is_named(matched: pd.DataFrame) -> None:
+    label = plot_phase_control(matched.assign(of="kl_readout")).get_xlabel().replace("\n", " ")
+    assert label == "kl_readout in decode (RG) minus kl_readout in prefill (PP): 95 % intervals over samples"
+
+
 def test_raw_is_hollow_and_matched_filled(matched: pd.DataFrame) -> None:
     first, second, _ = (bars[0].get_markerfacecolor() for bars in plot_phase_control(matched).containers)
     assert first == "white"
@@ -73,9 +79,11 @@ def test_words_stay_inside_the_figure_and_given_axes_are_used(matched: pd.DataFr
 
 
 def test_wrong_input(matched: pd.DataFrame) -> None:
-    with pytest.raises(ValueError, match=r"without 'coverage'. Give what lacscope.analyses.phases.matched_difference"):
+    with pytest.raises(ValueError, match=r"without 'coverage'. Give what lacscope.analyses.phase_matching.match"):
         plot_phase_control(matched.drop(columns="coverage"))
     with pytest.raises(ValueError, match=r"'matched' has no rows"):
         plot_phase_control(matched.iloc[:0])
     with pytest.raises(ValueError, match=r"'matched' has several values of 'alpha' \(0.8, 0.1\)"):
         plot_phase_control(pd.concat([matched, matched.assign(alpha=0.1)]))
+    with pytest.raises(ValueError, match=r"'matched' has several values of 'of' \(usage, kl\)"):
+        plot_phase_control(pd.concat([matched.assign(of=of) for of in ("usage", "kl")]))

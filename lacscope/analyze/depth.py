@@ -1,0 +1,71 @@
+"""Analyses of depth that are more than one call by prompt: maps of one question, scores of groups of questions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from lacscope import depth_efficiency as depth
+from lacscope.analyze.joining import join_samples
+from lacscope.analyze.prompts import Prompts
+
+
+def erasure(model: Any, prompts: Prompts) -> xr.Dataset:
+    """Residual erasure of the shortest question."""
+    # As the authors: the means are of questions too, ten of them.
+    return depth.residual_erasure(
+        model,
+        *_shortest(prompts),
+        mean_over=prompts.whole[:10],
+        data=f"{prompts.name}, the shortest question",
+        mean_data=prompts.name,
+    )
+
+
+def gradients(model: Any, prompts: Prompts) -> xr.Dataset:
+    """Integrated gradients of the shortest question."""
+    return depth.integrated_gradients(
+        model,
+        *_shortest(prompts),
+        data=f"{prompts.name}, the shortest question",
+    )
+
+
+def _shortest(prompts: Prompts) -> tuple[list[list[int]], list[list[int]]]:
+    """One question and its answer, the shortest: a map is of one prompt, and its cost grows with the square of it."""
+    assert prompts.responses is not None
+    pairs = zip(prompts.inputs, prompts.responses, strict=True)
+    question, answer = min(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
+    return [list(question)], [list(answer)]
+
+
+def influence_on_answers(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
+    """Future skip influence with the one cut at the answer's first token, and each question's group."""
+    cuts = [[len(ids)] for ids in prompts.inputs]
+    found = depth.future_skip_influence(model, prompts.whole, cuts=cuts, data=prompts.name)
+    pairs = zip(prompts.questions, prompts.tasks, strict=True)
+    return found.assign_coords(group=("sample", [question.group or task for question, task in pairs]))
+
+
+def scores_of_groups(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """The depth score of each group, of parts of :func:`influence_on_answers`."""
+    joined = join_samples(parts)
+    names = sorted(set(joined["group"].values))
+    return depth.depth_scores({name: joined.isel(sample=joined["group"].values == name) for name in names})
+
+
+def curves_of_depth(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
+    """The three curves that effective depth is read from, by prompt."""
+    cosines = depth.residual_cosines(model, prompts.whole, data=prompts.name)
+    lens = depth.logit_lens(model, prompts.whole, data=prompts.name).isel(state=slice(cosines.sizes["layer"]))
+    cosine = (cosines["cos_attn_resid"] + cosines["cos_mlp_resid"] + cosines["cos_update_resid"]) / 3
+    curves = {"cosine": cosine, "kl": lens["kl"], "overlap": lens["overlap"]}
+    return xr.Dataset({name: curve.astype(np.float64) for name, curve in curves.items()}, attrs=lens.attrs)
+
+
+def depths_of_curves(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Effective depths of the curves' means over prompts."""
+    joined = join_samples(parts)
+    mean = joined.mean("sample")
+    return depth.effective_depths(mean["cosine"], mean["kl"], mean["overlap"], attrs=joined.attrs)
