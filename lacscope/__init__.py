@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lacscope.analyses.groups import groups_by_surprisal as groups_by_surprisal
     from lacscope.analyses.norms import norm_profile as norm_profile
     from lacscope.analyses.painters import painters_curves as painters_curves
+    from lacscope.analyses.phase_matching import matched_difference as matched_difference
+    from lacscope.analyses.phases import cell_counts as cell_counts
     from lacscope.analyses.tell_tale import norm_signals as norm_signals
     from lacscope.analyses.tell_tale import norm_thresholds as norm_thresholds
     from lacscope.analyses.tell_tale import rank_candidates as rank_candidates
@@ -108,6 +110,8 @@ _HOMES = {
     "analyses.groups": ("groups_by_class", "groups_by_correct", "groups_by_position", "groups_by_surprisal"),
     "analyses.norms": ("norm_profile",),
     "analyses.painters": ("painters_curves",),
+    "analyses.phase_matching": ("matched_difference",),
+    "analyses.phases": ("cell_counts",),
     "analyses.tell_tale": ("norm_signals", "norm_thresholds", "rank_candidates"),
     "analyses.usage": ("layer_usage", "token_usage", "usage_by_alpha"),
     "analyses.voids": ("voids",),
