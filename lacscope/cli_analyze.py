@@ -25,7 +25,7 @@ def analyze_command(
     ] = Path("runs/analysis"),
     task: Annotated[
         list[str] | None,
-        typer.Option(help="A benchmark whose questions are read, with their answers. May be given several times."),
+        typer.Option(help="A benchmark whose questions are read, with their answers. Repeatable; default: --data's."),
     ] = None,
     data: Annotated[
         list[str] | None, typer.Option(help="TASK=FILE: a local JSONL, CSV or Parquet file instead of the hub.")
@@ -49,6 +49,7 @@ def analyze_command(
     """
     if not model and not listed:
         raise ValueError("name a MODEL, or list the analyses with --list.")
+    task = task or [one.split("=")[0] for one in data or () if text is None]
     if not listed:
         _check_prompts(task, text, data, max_tokens)
     with bar_of("Importing torch and TransformerLens", console):
@@ -69,7 +70,7 @@ def analyze_command(
     for one in by_name:
         if text is not None and one.missing_in_text:
             raise ValueError(f"{one.name}: {one.missing_in_text}.")
-    files = files_by_task("--data", data, [task_named(name).name for name in task or ()])
+    files = files_by_task("--data", data, [task_named(name).name for name in task])
     quiet_libraries()
     with bar_of(f"Loading {model}", console):
         loaded = load_model(model, dtype=dtype, device=device, hooks="full")
@@ -77,7 +78,7 @@ def analyze_command(
     if text is not None:
         prompts = text_prompts(loaded, text, limit=limit, max_tokens=max_tokens, seed=seed)
     else:
-        prompts = task_prompts(loaded, task or [], data=files, limit=limit, seed=seed)
+        prompts = task_prompts(loaded, task, data=files, limit=limit, seed=seed)
     for one in by_name:
         one.check(prompts)
     lacking = [one for one in asked if one.missing(prompts)]

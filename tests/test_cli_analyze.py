@@ -51,6 +51,7 @@ def test_the_list_names_every_analysis():
         (("m", "--text", __file__, "--data", "x.csv"), "--data names the file of a --task"),
         (("m", "--task", "boolq", "--max-tokens", "64"), "--max-tokens cuts a --text"),
         (("m", "--task", "bool"), "there is no task 'bool'; choose one of boolq"),
+        (("m", "--data", "bool=x.csv"), "there is no task 'bool'; choose one of boolq"),
         (("m", "--task", "boolq", "--what", "lime"), "there is no analysis 'lime'; choose from contributions"),
         (("m", "--task", "boolq", "--data", "mmlu=x.csv"), "--data is TASK=FILE with a task of this run (boolq)"),
         (
@@ -105,6 +106,15 @@ def test_a_whole_run_and_again(loads_tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("lacscope.analyze.store.ResultStore.write_part", lambda *given: pytest.fail("done again"))
     assert run(*words).exit_code == 0
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.nc")} == written
+
+
+def test_a_file_names_its_task(loads_tiny, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "the river is deep and cold"}\n{"text": "the wood is cold and deep"}\n')
+    result = run("m", "--data", f"lambada={rows}", "--what", "lim", "--out", tmp_path / "o")
+    assert result.exit_code == 0, result.output
+    said = json.loads((tmp_path / "o" / "tiny-llama" / "lim.json").read_text())
+    assert (said["data"], said["n_samples"]) == ("lambada", 2)
 
 
 def test_a_hub_name_is_one_folder(loads_tiny, text, tmp_path, monkeypatch, tiny_with_tokenizer):
