@@ -4,8 +4,8 @@ A ranking's attribute ``importance`` names the variable that ranks layers, large
 ``state_similarity`` ranks none: it compares states.
 """
 
-from lacscope.importance.ablation import ablation_accuracy as ablation_accuracy
 from lacscope.importance.ablation import causal_ablation as causal_ablation
+from lacscope.importance.ablation_accuracy import ablation_accuracy as ablation_accuracy
 from lacscope.importance.agreement import layer_agreement as layer_agreement
 from lacscope.importance.agreement import layer_scores as layer_scores
 from lacscope.importance.angular import CURSE_ANGULAR as CURSE_ANGULAR

@@ -10,7 +10,8 @@ from deleted_layers import amplify, logits_of, mean_kl, mean_loss, plain, silenc
 import lacscope
 from lacscope.adapters import adapt, build_bridge
 from lacscope.choices import score_choices
-from lacscope.importance.ablation import ablation_accuracy, causal_ablation
+from lacscope.importance.ablation import causal_ablation
+from lacscope.importance.ablation_accuracy import ablation_accuracy
 from lacscope.inputs import InputError
 from lacscope.rules import GivenVoids
 from lacscope.tasks.base import Question
