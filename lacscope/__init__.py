@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from lacscope.rules import UnifiedSkipping as UnifiedSkipping
     from lacscope.rules import rule_effects as rule_effects
     from lacscope.run import trace as trace
+    from lacscope.stacking import join_traces as join_traces
     from lacscope.tradeoff import plan_tradeoff as plan_tradeoff
     from lacscope.tradeoff import skipping_plans as skipping_plans
 
@@ -178,6 +179,7 @@ _HOMES = {
         "rule_effects",
     ),
     "run": ("trace",),
+    "stacking": ("join_traces",),
     "tradeoff": ("plan_tradeoff", "skipping_plans"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -18,7 +18,9 @@ def analyze_command(
     ] = "",
     what: Annotated[
         list[str] | None,
-        typer.Option(help="A name from --list, or a group: depth, importance, tokens, painters, all. Repeatable."),
+        typer.Option(
+            help="A name from --list, or a group: depth, importance, tokens, painters, plans, all. Repeatable."
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder: each result as netCDF, its figure, and a JSON of what made it.")

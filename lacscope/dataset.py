@@ -203,29 +203,6 @@ def build(
     return validate(trace)
 
 
-def stack_rules(traces: Sequence[xr.Dataset], rules: Sequence[str]) -> xr.Dataset:
-    """Traces of the same samples under several rules as one, with a leading dimension ``rule``.
-
-    One trace with a ``rule`` dimension (many rules observed in one pass) is returned as it is.
-    """
-    if len(traces) == 1:
-        only = traces[0]
-        if "void" in only and "rule" not in only.dims:
-            only["void"] = only["void"].expand_dims(rule=np.array(rules, dtype=object))
-        return only
-    n_tokens = max(trace.sizes["token"] for trace in traces)
-    fills = {**dict.fromkeys(("void", "valid", "sink", "special"), False), "token_text": "", "phase": ""}
-    fills |= dict.fromkeys(("token_id", "next_token_id"), -1)
-    padded = []
-    for trace in traces:
-        flat = trace.reset_coords(list(TOKEN_COORDS))
-        fill = {str(name): fills.get(str(name), np.nan) for name in flat.data_vars}
-        padded.append(flat.reindex(token=np.arange(n_tokens), fill_value=fill))
-    stacked = xr.concat(padded, dim="rule", data_vars="all").assign_coords(rule=np.array(rules, dtype=object))
-    stacked.attrs = {**traces[0].attrs, "rule": "[" + ", ".join(rules) + "]"}
-    return validate(stacked.set_coords(list(TOKEN_COORDS)))
-
-
 def _describe(name: str) -> dict[str, str]:
     return {"long_name": LONG_NAMES.get(name, name), "units": UNITS.get(name, "stream units")}
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from lacscope.adapters import Adapter
 from lacscope.branching import RuleKeepsStateError, run_branches
 from lacscope.checks import check_blocks
-from lacscope.dataset import MEASURES, TOKENWISE_MEASURES, SampleTrace, stack_rules
+from lacscope.dataset import MEASURES, TOKENWISE_MEASURES, SampleTrace
 from lacscope.halting_pass import make_program
 from lacscope.hooks import HaltingSession
 from lacscope.inputs import InputError, check_lengths, read_inputs, read_responses
@@ -22,6 +22,7 @@ from lacscope.reading import Batch, Batches, Logits, Plan, Progress, Reading, Sc
 from lacscope.recorder import Recorder, assemble, run_attrs
 from lacscope.rules import EFFECTS, Effect, HaltingRule, describe_rule
 from lacscope.sampling import Sampler
+from lacscope.stacking import stack_rules
 from lacscope.thresholds import lac_thresholds
 
 

@@ -26,9 +26,9 @@ from lacscope.dataset import (
     open_trace,
     rule_of,
     save_trace,
-    stack_rules,
     validate,
 )
+from lacscope.stacking import stack_rules
 from lacscope.testing import synthetic_trace
 
 ATTRS = {"model": "hand-made", "rule": None, "effect": "observe"}
@@ -225,33 +225,6 @@ def test_validate_gives_the_trace_back(trace_fixture: xr.Dataset) -> None:
 def test_validate_wants_a_dataset(trace_fixture: xr.Dataset) -> None:
     with pytest.raises(TraceError, match=r"expected an xarray\.Dataset made by lacscope\.trace, got DataArray"):
         validate(trace_fixture["delta_norm"])
-
-
-# --- many rules -----------------------------------------------------------------------------------------
-
-
-def test_stack_rules_pads_to_the_longest() -> None:
-    short, long = synthetic_trace(2, 4, 10, 2), synthetic_trace(2, 4, 10, 6, seed=1)
-    stacked = stack_rules([short, long], RULES)
-    assert stacked.sizes["token"] == long.sizes["token"]
-    assert stacked["rule"].values.tolist() == RULES
-    assert json.loads(stacked.attrs["rule"]) == [json.loads(rule) for rule in RULES]
-    for index, trace in enumerate((short, long)):
-        kept = stacked.isel(rule=index, token=slice(0, trace.sizes["token"]))
-        for name in (*NORMS, *TOKEN_COORDS, "void"):
-            assert stacked[name].dtype == trace[name].dtype, name
-            np.testing.assert_array_equal(kept[name].values, trace[name].values)
-    padding = stacked.isel(rule=0, token=slice(short.sizes["token"], None))
-    assert not padding["valid"].any()
-    assert (padding["token_id"] == -1).all()
-    assert (padding["phase"] == "").all()
-
-
-def test_one_rule_gets_the_dimension_too(trace_fixture: xr.Dataset) -> None:
-    expected = trace_fixture["void"].values.copy()
-    stacked = stack_rules([trace_fixture], RULES[:1])
-    assert stacked["void"].dims[0] == "rule"
-    np.testing.assert_array_equal(stacked["void"].values[0], expected)
 
 
 # --- file: round trip -----------------------------------------------------------------------------------

@@ -92,9 +92,9 @@ _Means = tuple[Float[np.ndarray, "resample cell 2"], Float[np.ndarray, "resample
 class _Counts:
     """Tokens and the sum of their values as flat entries: entry i is of ``sample[i]``, cell and phase ``slot[i]``.
 
-    A token's value is its share of ``total``, divided by ``scale``: sums of active layers stay whole numbers, exact in
-    whatever order they are added. ``in_phase`` are the tokens of prefill and of decode, with and without a place in a
-    cell; ``paired`` is False where nothing is matched on; ``within`` says that each cell is of one sample.
+    A token's value is its share of ``total``, divided by ``scale``: so sums of active layers stay whole numbers, which
+    are exact in whatever order they are added. ``in_phase`` are the tokens of prefill and of decode, with and without
+    a place in a cell; ``paired`` is False where nothing is matched on; ``within`` says that each cell is of one sample.
     """
 
     sample: Int[np.ndarray, " entry"]

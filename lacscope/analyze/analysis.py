@@ -1,7 +1,7 @@
 """What an analysis of the command line is, and how its work is cut in parts."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ class Analysis:
         join: the pieces' results to the whole result.
         draw: the whole result to Axes.
         fewest: how many prompts it needs.
+        settings: those of its own that change the result; a result made with others is made anew.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Analysis:
     join: Callable[[Sequence[xr.Dataset]], xr.Dataset]
     draw: Callable[[xr.Dataset], Any]
     fewest: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def missing_in_text(self) -> str:

@@ -8,21 +8,20 @@ import xarray as xr
 
 from lacscope import depth_efficiency as depth
 from lacscope import importance, plots
-from lacscope.analyses.groups import groups_by_class, groups_by_position, groups_by_surprisal
 from lacscope.analyze.analysis import Analysis, Part, by_prompt, each, whole
 from lacscope.analyze.depth import (
     curves_of_depth,
     depths_of_curves,
     erasure,
     gradients,
-    influence_on_answers,
+    influences_on_answers,
     scores_of_groups,
 )
 from lacscope.analyze.importance import agree, geometry, scores
 from lacscope.analyze.joining import join_samples
 from lacscope.analyze.prompts import Prompts
-from lacscope.analyze.skipping import all_plans, curves, painters, tradeoffs
-from lacscope.analyze.tokens import by_answer, by_group, draw_groups, draw_phases, phases
+from lacscope.analyze.skipping import PAINTERS, TRADEOFF, all_plans, curves, painters, tradeoffs
+from lacscope.analyze.tokens import TOKENS, draw_groups, draw_phases, phases, traces, usage_of_groups
 
 GROUPS = ("depth", "importance", "tokens", "painters", "plans")
 
@@ -80,7 +79,7 @@ _ALL = (
     ),
     Analysis(
         "depth-score", "depth", "how deep what skipping layers changes in the answer lies, by group of questions",
-        "questions", each(influence_on_answers), scores_of_groups, plots.plot_depth_scores,
+        "questions", influences_on_answers, scores_of_groups, plots.plot_depth_scores,
     ),
     Analysis(
         "effective-depth", "depth", "the layer at which the model turns to its answer, by three criteria", "prompts",
@@ -140,32 +139,20 @@ _ALL = (
         scores, agree, plots.plot_agreement,
     ),
     Analysis(
-        "token-usage", "tokens", "usage and effects by token class", "prompts",
-        whole(by_group(groups_by_class)), _first, draw_groups,
+        "token-usage", "tokens", "usage and effects by class, position and surprisal of the token, and by answer",
+        "prompts", traces, usage_of_groups, draw_groups, settings=TOKENS,
     ),
     Analysis(
-        "token-positions", "tokens", "usage and effects by position", "prompts",
-        whole(by_group(groups_by_position)), _first, draw_groups,
-    ),
-    Analysis(
-        "token-surprisal", "tokens", "usage and effects by surprisal", "prompts",
-        whole(by_group(groups_by_surprisal)), _first, draw_groups,
-    ),
-    Analysis(
-        "token-answers", "tokens", "usage and effects by whether the answer is right", "questions",
-        whole(by_answer), _first, draw_groups,
-    ),
-    Analysis(
-        "token-phases", "tokens", "usage and effects in decode less those in prefill, matched", "answers",
-        whole(phases), _first, draw_phases,
+        "token-phases", "tokens", "usage and effects in the answer less those in the prompt, between like tokens",
+        "answers", traces, phases, draw_phases, settings=TOKENS,
     ),
     Analysis(
         "painters", "painters", "score with the middle layers skipped, repeated, reordered", "questions",
-        painters, curves, plots.plot_painters_curves,
+        painters, curves, plots.plot_painters_curves, settings=PAINTERS,
     ),
     Analysis(
         "tradeoff", "plans", "right answers against decode time, by how the skipped layers are chosen", "questions",
-        tradeoffs, all_plans, plots.plot_plan_tradeoff, fewest=2,
+        tradeoffs, all_plans, plots.plot_plan_tradeoff, fewest=2, settings=TRADEOFF,
     ),
 )  # fmt: skip
 CATALOGUE = MappingProxyType({one.name: one for one in _ALL})

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from lacscope import depth_efficiency as depth
+from lacscope.analyze.analysis import Part, each
 from lacscope.analyze.joining import join_samples
 from lacscope.analyze.prompts import Prompts
 
@@ -40,8 +41,13 @@ def _shortest(prompts: Prompts) -> tuple[list[list[int]], list[list[int]]]:
     return [list(question)], [list(answer)]
 
 
-def influence_on_answers(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
-    """Future skip influence with the one cut at the answer's first token, and each question's group."""
+def influences_on_answers(model: Any, prompts: Prompts) -> list[Part]:
+    """Future skip influence on the answers, a part for every few questions, each question once."""
+    return each(_influence_on_answers)(model, prompts.distinct())
+
+
+def _influence_on_answers(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
+    # As the authors: one cut, at the answer's first token.
     cuts = [[len(ids)] for ids in prompts.inputs]
     found = depth.future_skip_influence(model, prompts.whole, cuts=cuts, data=prompts.name)
     pairs = zip(prompts.questions, prompts.tasks, strict=True)
@@ -49,7 +55,7 @@ def influence_on_answers(model: Any, prompts: Prompts, first: int) -> xr.Dataset
 
 
 def scores_of_groups(parts: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The depth score of each group, of parts of :func:`influence_on_answers`."""
+    """The depth score of each group, of parts of :func:`influences_on_answers`."""
     joined = join_samples(parts)
     names = sorted(set(joined["group"].values))
     return depth.depth_scores({name: joined.isel(sample=joined["group"].values == name) for name in names})

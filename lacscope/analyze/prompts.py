@@ -54,6 +54,30 @@ class Prompts:
             self.name, self.inputs[start:stop], responses, self.questions[start:stop], self.tasks[start:stop]
         )
 
+    def distinct(self) -> "Prompts":
+        """Each question once, though several rows of a data set ask it."""
+        first: dict[tuple[int, ...], int] = {}
+        for place, ids in enumerate(self.whole):
+            first.setdefault(tuple(ids), place)
+        return self._at(list(first.values()))
+
+    def apart(self, every: int) -> "tuple[Prompts, Prompts]":
+        """Every ``every``-th prompt of each benchmark; and the others, but those that one of the former repeats."""
+        tasks = self.tasks or ("",) * len(self)
+        by_task = [[i for i, task in enumerate(tasks) if task == name] for name in dict.fromkeys(tasks)]
+        taken = [i for places in by_task for i in places[::every]]
+        known = {self.inputs[i] for i in taken}
+        return self._at(taken), self._at([i for i, ids in enumerate(self.inputs) if ids not in known])
+
+    def _at(self, places: Sequence[int]) -> "Prompts":
+        return Prompts(
+            self.name,
+            tuple(self.inputs[i] for i in places),
+            None if self.responses is None else tuple(self.responses[i] for i in places),
+            tuple(self.questions[i] for i in places) if self.questions else (),
+            tuple(self.tasks[i] for i in places) if self.tasks else (),
+        )
+
     @property
     def task_names(self) -> list[str]:
         """The benchmarks, each once."""

@@ -36,8 +36,8 @@ def analyze(
         PromptsError: prompts that lack what the analysis needs.
     """
     analysis.check(prompts)
-    settings = {"data": prompts.name, "at_once": AT_ONCE}
-    key = result_id(analysis.name, weights, settings, _read_by(analysis, prompts), installed_versions())
+    settings = {"data": prompts.name, "at_once": AT_ONCE, **analysis.settings}
+    key = result_id(analysis.name, weights, settings, _read_by(prompts), installed_versions())
     found = store.finished(analysis.name, key)
     if found is not None:
         return found
@@ -59,11 +59,10 @@ def analyze(
     return finished
 
 
-def _read_by(analysis: Analysis, prompts: Prompts) -> list[Any]:
+def _read_by(prompts: Prompts) -> list[Any]:
     """All of the prompts that changes the result."""
     tokens: list[Any] = [prompts.inputs, prompts.responses]
-    if analysis.needs == "questions":  # the wrong choices, which are in no token of the right answer
-        tokens.append(
-            [[name, one.prompt, one.choices] for name, one in zip(prompts.tasks, prompts.questions, strict=True)]
-        )
+    # What the tokens of prompt and right answer do not show: the wrong choices, and what groups are made of.
+    pairs = zip(prompts.tasks, prompts.questions, strict=True)
+    tokens.append([[name, one.prompt, one.choices, one.target, one.group] for name, one in pairs])
     return tokens

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,19 +21,27 @@ from lacscope.tradeoff import plan_tradeoff, skipping_plans
 
 SCORED = "token_accuracy"
 SHARES = (0.1, 0.2, 0.3)  # of the layers, skipped
+STARTS = 8  # of the curves, from the first possible to the last
+SEEDS = (0, 1)
+USAGE_ALPHA = 0.8  # the void paper's
+CALIBRATION = 4  # every fourth question
+PAINTERS = MappingProxyType({"kinds": list(KINDS), "starts": STARTS, "seeds": list(SEEDS)})
+TRADEOFF = MappingProxyType(
+    {"shares": list(SHARES), "seeds": list(SEEDS), "alpha": USAGE_ALPHA, "calibrated_on": f"1 of {CALIBRATION}"}
+)
 
 
 def painters(model: Any, prompts: Prompts) -> list[Part]:
     """Every variant of the order of layers, one a part."""
     n_layers = adapt(model).n_layers
-    starts = sorted({round(s) for s in np.linspace(0, (n_layers - 2) // 2, 8)})
+    starts = sorted({round(s) for s in np.linspace(0, (n_layers - 2) // 2, STARTS)})
     by_task = {name: prompts.of_task(name) for name in prompts.task_names}
     # A long right answer is never all greedy; the share of its tokens that are tells more.
     score = {name: SCORED for name, asked in by_task.items() if all(len(one.choices) == 1 for one in asked)}
     attrs = result_attrs(
         model_attrs(model),
         preset=SUN_CURVES,
-        settings={"kinds": list(KINDS), "times": 3, "starts": starts, "seeds": [0, 1], "score": score},
+        settings={"kinds": list(KINDS), "times": 3, "starts": starts, "seeds": list(SEEDS), "score": score},
         positions="all",
         aggregation="mean over samples, median over tasks",
         n_samples=len(prompts),
@@ -43,7 +52,7 @@ def painters(model: Any, prompts: Prompts) -> list[Part]:
         (table,) = score_variants(model, by_task, [variant], score=score)
         return xr.Dataset({name: ("row", table[name].to_numpy()) for name in table}, attrs=attrs)
 
-    return [partial(one, variant) for variant in variants(n_layers, KINDS, starts, seeds=(0, 1))]
+    return [partial(one, variant) for variant in variants(n_layers, KINDS, starts, seeds=SEEDS)]
 
 
 def curves(parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -65,17 +74,18 @@ def curves(parts: Sequence[xr.Dataset]) -> xr.Dataset:
 def tradeoffs(model: Any, prompts: Prompts) -> list[Part]:
     """Answers against time saved, a part for each number of layers skipped.
 
-    The plans are chosen on the first quarter of the questions' prompts, and answer the others.
+    The plans are chosen on every fourth question of each benchmark, and answer the others.
     """
-    quarter = max(1, len(prompts) // 4)
-    calibration = [list(ids) for ids in prompts.inputs[:quarter]]
-    asked = prompts.part(quarter, len(prompts))
+    calibration, asked = prompts.apart(CALIBRATION)
     n_layers = adapt(model).n_layers
     skips = sorted({max(1, round(share * n_layers)) for share in SHARES})
+    data = f"{prompts.name}, plans chosen on {len(calibration)} other prompts"
 
     def one(skip: int) -> xr.Dataset:
-        plans = skipping_plans(model, calibration, [skip])
-        return plan_tradeoff(model, asked.questions, plans, data=f"{prompts.name}, plans from {quarter} other prompts")
+        plans = skipping_plans(model, list(map(list, calibration.inputs)), [skip], alpha=USAGE_ALPHA, seeds=SEEDS)
+        found = plan_tradeoff(model, asked.questions, plans, data=data)
+        settings = json.loads(found.attrs["settings"]) | dict(TRADEOFF)
+        return found.assign_attrs(settings=json.dumps(settings, sort_keys=True))
 
     return [partial(one, skip) for skip in skips]
 

@@ -1,6 +1,7 @@
-"""Analyses of which tokens use the layers: usage and effects by groups of tokens, prefill against decode."""
+"""Analyses of which tokens use the layers: usage and effects by groups of tokens, answer against prompt."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,69 +12,102 @@ import xarray as xr
 from lacscope import plots
 from lacscope.analyses.effects import token_shift
 from lacscope.analyses.group_usage import usage_by_group
-from lacscope.analyses.groups import groups_by_correct
+from lacscope.analyses.groups import groups_by_class, groups_by_correct, groups_by_position, groups_by_surprisal
 from lacscope.analyses.phase_matching import matched_difference
 from lacscope.analyses.phases import cell_counts
 from lacscope.analyses.voids import voids
+from lacscope.analyze.analysis import Part, each
 from lacscope.analyze.prompts import Prompts
 from lacscope.choices import score_choices
 from lacscope.presets import result_attrs
-from lacscope.rules import Effect, L2AdaptiveComputation
+from lacscope.rules import Effect, L2AdaptiveComputation, describe_rule
 from lacscope.run import trace
+from lacscope.stacking import join_traces
 
 USAGE_ALPHA = 0.8  # the void paper's
 EFFECTS: tuple[Effect, ...] = ("readout", "bypass")
-AT_ONCE = 2  # prompts whose logits are held together
-
-Grouping = Callable[[xr.Dataset], xr.DataArray]
-
-
-def by_group(grouping: Grouping) -> Callable[[Any, Prompts], xr.Dataset]:
-    """Usage and effects by a grouping of the tokens."""
-
-    def run(model: Any, prompts: Prompts) -> xr.Dataset:
-        read = _read(model, prompts)
-        return _grouped(model, prompts, read, grouping(read))
-
-    return run
+SEED = 0  # of the bootstraps
+TOKENS = MappingProxyType({"alpha": USAGE_ALPHA, "effects": list(EFFECTS), "seed": SEED})
+_KL = tuple(f"kl_{effect}" for effect in EFFECTS)
 
 
-def by_answer(model: Any, prompts: Prompts) -> xr.Dataset:
-    """Usage and effects by whether the question is answered right."""
-    read = _read(model, prompts)
-    right = score_choices(model, prompts.questions)["correct"].to_numpy(dtype=bool)
-    return _grouped(model, prompts, read, groups_by_correct(read, right))
+def traces(model: Any, prompts: Prompts) -> list[Part]:
+    """Traces of a few prompts each, with the KL of the next token under each effect, and whether the answer is right.
+
+    Answers are given, not generated: decode is the reading of the right answer.
+    """
+    return each(_traced)(model, prompts)
 
 
-def phases(model: Any, prompts: Prompts) -> xr.Dataset:
-    """Usage and effects in decode less those in prefill, raw and matched, as a table over ``row``."""
-    read = _read(model, prompts)
-    cells = cell_counts(read, voids(read, USAGE_ALPHA), _shifts(model, prompts, read))
-    n_layers = read.sizes["layer"]
-    numbers = ("usage", *(f"{plots.KL}{effect}" for effect in EFFECTS))
-    table = pd.concat([matched_difference(cells, n_layers, seed=0, of=of) for of in numbers], ignore_index=True)
+def _traced(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
+    inputs = [list(ids) for ids in prompts.inputs]
+    given = None if prompts.responses is None else [list(ids) for ids in prompts.responses]
+    numbers = range(first, first + len(prompts))
+    full = trace(model, inputs, responses=given, measures=("surprisal",), logits="all", sample_ids=numbers)
+    rule = L2AdaptiveComputation(USAGE_ALPHA)
+    kept = full.drop_vars("logits")
+    for name, effect in zip(_KL, EFFECTS, strict=True):
+        changed = trace(model, inputs, rule=rule, effect=effect, responses=given, logits="all", sample_ids=numbers)
+        kept[name] = token_shift(full, changed)["kl"]
+    if prompts.questions:
+        kept["right"] = ("sample", score_choices(model, prompts.questions)["correct"].to_numpy(dtype=bool))
+    read = "given answers, read teacher-forced" if given else "prompts alone"
+    return kept.assign_attrs(data=f"{prompts.name}, {read}")
+
+
+def usage_of_groups(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Usage and effects by class, position and surprisal, and by answer where some are right and some are wrong.
+
+    Groups of all kinds stand one after the other along ``group``; ``kind`` says which kind each is of.
+    """
+    read = join_traces(parts)
+    kinds = [groups_by_class(read), groups_by_position(read), groups_by_surprisal(read)]
+    if "right" in read and 0 < int(read["right"].sum()) < read.sizes["sample"]:
+        kinds.append(groups_by_correct(read, read["right"].values))
+    mask, values = voids(read, USAGE_ALPHA), read[list(_KL)]
+    found = [usage_by_group(read, kind, mask, seed=SEED, values=values, data=read.attrs["data"]) for kind in kinds]
+    named = [
+        one.assign_coords(kind=("group", [one.attrs["grouped_by"]] * one.sizes["group"])).drop_attrs(deep=False)
+        for one in found
+    ]
+    attrs = {**found[0].attrs, "grouped_by": "several kinds", **_made_by(read)}
+    return xr.concat(named, dim="group").assign_attrs(attrs)
+
+
+def phases(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Usage and effects in the answer less those in the prompt, raw and matched, as a table over ``row``."""
+    read = join_traces(parts)
+    cells = cell_counts(read, voids(read, USAGE_ALPHA), read[list(_KL)])
+    tables = [matched_difference(cells, read.sizes["layer"], seed=SEED, of=of) for of in ("usage", *_KL)]
+    table = pd.concat(tables, ignore_index=True)
     attrs = result_attrs(
         {key: read.attrs[key] for key in ("model", "versions")},
         preset=None,
-        settings={"alpha": USAGE_ALPHA, "effects": list(EFFECTS), "seed": 0},
-        positions="all but sinks",
-        aggregation="decode less prefill; pooled over samples but where matched on the sample",
-        n_samples=len(prompts),
-        data=prompts.name,
+        settings={},
+        positions="all but sinks; decode: the answer's tokens, given and not generated",
+        aggregation="decode less prefill; tokens pooled over samples, but where matched on the sample",
+        n_samples=read.sizes["sample"],
+        data=read.attrs["data"],
     )
-    return xr.Dataset({str(name): ("row", table[name].to_numpy()) for name in table}, attrs=attrs)
+    columns: dict[str, Any] = {str(name): ("row", table[name].to_numpy()) for name in table}
+    return xr.Dataset(columns, attrs=attrs | _made_by(read))
 
 
 def draw_groups(found: xr.Dataset) -> np.ndarray:
-    """Usage of the groups, their layers, and the effects."""
+    """A row for each kind of group: usage, the layers behind it, and the effects."""
+    kinds = list(dict.fromkeys(found["kind"].values))
+    rows = [found.isel(group=found["kind"].values == kind).assign_attrs(grouped_by=kind) for kind in kinds]
+    heights = [1.3 + 0.36 * row.sizes["group"] for row in rows]
     wide = float(np.clip(0.13 * found.sizes["layer"], 3.6, 8.0))
-    size = (wide + 11.0, 2.1 + 0.36 * found.sizes["group"])
-    figure, axes = plt.subplots(1, 3, figsize=size, width_ratios=(3.8, wide, 3.8), layout="constrained")
-    plots.plot_usage_by_group(found, axes[:2])
-    plots.plot_effects_by_group(found, axes[2])
-    figure.suptitle(
-        _title(found, f"by {found.attrs['grouped_by']}, alpha = {found.attrs['alpha']:g}"), fontsize="small"
-    )
+    figure, axes = plt.subplots(
+        len(rows), 3, figsize=(wide + 11.0, sum(heights) + 0.8), width_ratios=(3.8, wide, 3.8), height_ratios=heights,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for panels, row in zip(axes, rows, strict=True):
+        plots.plot_usage_by_group(row, panels[:2])
+        plots.plot_effects_by_group(row, panels[2])
+        panels[0].set_ylabel(row.attrs["grouped_by"])
+    figure.suptitle(_title(found), fontsize="small")
     return axes
 
 
@@ -84,39 +118,18 @@ def draw_phases(found: xr.Dataset) -> np.ndarray:
     figure, axes = plt.subplots(len(numbers), 1, figsize=(8.0, 4.2 * len(numbers)), layout="constrained", squeeze=False)
     for ax, of in zip(axes[:, 0], numbers, strict=True):
         plots.plot_phase_control(table[table["of"] == of], ax=ax)
-    figure.suptitle(_title(found, "KL in nats from the full model's next token"), fontsize="small")
+    figure.suptitle(_title(found), fontsize="small")
     return axes
 
 
-def _title(found: xr.Dataset, said: str) -> str:
+def _made_by(read: xr.Dataset) -> dict[str, str]:
+    """What the KL was made with: the trace beside it is of the full model."""
+    return {"effects": ", ".join(EFFECTS), "rule": describe_rule(L2AdaptiveComputation(USAGE_ALPHA))}
+
+
+def _title(found: xr.Dataset) -> str:
     attrs = found.attrs
-    return f"{attrs['model']}, {attrs['data']}: {said}\n{attrs['positions']}; {attrs['aggregation']}"
-
-
-def _read(model: Any, prompts: Prompts) -> xr.Dataset:
-    return trace(model, [list(ids) for ids in prompts.inputs], responses=_given(prompts), measures=("surprisal",))
-
-
-def _grouped(model: Any, prompts: Prompts, read: xr.Dataset, groups: xr.DataArray) -> xr.Dataset:
-    values = _shifts(model, prompts, read)
-    return usage_by_group(read, groups, voids(read, USAGE_ALPHA), seed=0, values=values, data=prompts.name)
-
-
-def _shifts(model: Any, prompts: Prompts, read: xr.Dataset) -> xr.Dataset:
-    """KL of the next token under each effect, over the tokens of ``read``."""
-    rule = L2AdaptiveComputation(USAGE_ALPHA)
-    found = {f"{plots.KL}{effect}": np.full(read["valid"].shape, np.nan) for effect in EFFECTS}
-    for start in range(0, len(prompts), AT_ONCE):
-        own = prompts.part(start, start + AT_ONCE)
-        inputs, responses = [list(ids) for ids in own.inputs], _given(own)
-        full = trace(model, inputs, responses=responses, logits="all")
-        for effect in EFFECTS:
-            changed = trace(model, inputs, rule=rule, effect=effect, responses=responses, logits="all")
-            kl = token_shift(full, changed)["kl"].values
-            found[f"{plots.KL}{effect}"][start : start + len(kl), : kl.shape[1]] = kl
-    coords = {"sample": read["sample"].values, "token": read["token"].values}
-    return xr.Dataset({name: (("sample", "token"), kl) for name, kl in found.items()}, coords)
-
-
-def _given(prompts: Prompts) -> list[list[int]] | None:
-    return None if prompts.responses is None else [list(ids) for ids in prompts.responses]
+    return (
+        f"{attrs['model']}, {attrs['data']}: n = {attrs['n_samples']} samples, alpha = {USAGE_ALPHA:g}\n"
+        f"{attrs['positions']}; {attrs['aggregation']}; kl_: nats from the full model's next token"
+    )

@@ -18,7 +18,6 @@ from lacscope.plots.depth_score import plot_depth_scores as plot_depth_scores
 from lacscope.plots.effective_depth import plot_effective_depths as plot_effective_depths
 from lacscope.plots.erasure import plot_residual_erasure as plot_residual_erasure
 from lacscope.plots.gradients import plot_integrated_gradients as plot_integrated_gradients
-from lacscope.plots.group_effects import KL as KL
 from lacscope.plots.group_effects import plot_effects_by_group as plot_effects_by_group
 from lacscope.plots.groups import plot_usage_by_group as plot_usage_by_group
 from lacscope.plots.importance import plot_importance as plot_importance

@@ -11,7 +11,7 @@ from lacscope.plots.style import legend_above, require_names, take_axes
 
 _MAKER = "lacscope.usage_by_group(trace, groups, values=..., seed=0)"
 _DODGE = 0.13
-KL = "kl_"
+_KL = "kl_"
 
 
 def plot_effects_by_group(found: xr.Dataset, ax: Axes | None = None) -> Axes:
@@ -40,7 +40,7 @@ def plot_effects_by_group(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     """
     require_names(found, ("group",), "found", _MAKER)
     names = [
-        str(name) for name in found if str(name).startswith(KL) and not str(name).endswith(("_low", "_high", "_n"))
+        str(name) for name in found if str(name).startswith(_KL) and not str(name).endswith(("_low", "_high", "_n"))
     ]
     if not names:
         raise ValueError(
@@ -55,7 +55,7 @@ def plot_effects_by_group(found: xr.Dataset, ax: Axes | None = None) -> Axes:
         drawn = draw_intervals(
             panel, places + offset, pd.DataFrame(columns), name, across=True, fmt=look.marker, color=look.color
         )
-        drawn[0].set_label(name.removeprefix(KL))
+        drawn[0].set_label(name.removeprefix(_KL))
         handles.append(drawn[0])
         for place in places[found[name].values == 0]:
             panel.text(0.02, place + offset, "0", transform=panel.get_yaxis_transform(), color=look.color, va="center")

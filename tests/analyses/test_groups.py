@@ -15,7 +15,8 @@ from lacscope.analyses.groups import (
 )
 from lacscope.analyses.phases import POSITION_EDGES
 from lacscope.analyses.tokens import CLASSES, token_classes
-from lacscope.dataset import TraceError, stack_rules
+from lacscope.dataset import TraceError
+from lacscope.stacking import stack_rules
 from lacscope.testing import synthetic_trace
 
 

@@ -130,7 +130,7 @@ def test_values_are_summed_by_cell(trace: xr.Dataset) -> None:
 
 def test_what_values_refuse(trace: xr.Dataset) -> None:
     kl = xr.zeros_like(trace["surprisal"])
-    with pytest.raises(ValueError, match=r"values\['tokens'\]|values has 'tokens', a column of the cells themselves"):
+    with pytest.raises(ValueError, match=r"values has 'tokens', a column of the cells themselves"):
         cell_counts(trace, values=xr.Dataset({"tokens": kl}))
     with pytest.raises(ValueError, match=r"values\['kl'\] is NaN for a token that counts"):
         cell_counts(trace, values=xr.Dataset({"kl": kl * np.nan}))

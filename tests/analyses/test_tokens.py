@@ -5,7 +5,8 @@ import pytest
 import xarray as xr
 
 from lacscope.analyses.tokens import CLASSES, function_words, token_classes
-from lacscope.dataset import NORMS, SampleTrace, TraceError, build, stack_rules
+from lacscope.dataset import NORMS, SampleTrace, TraceError, build
+from lacscope.stacking import stack_rules
 
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<s>", "<|startoftext|>")
 

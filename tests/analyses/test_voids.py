@@ -106,7 +106,7 @@ def test_a_real_bypass_trace(tiny: Any) -> None:
 
 
 def test_a_trace_under_many_rules_keeps_the_dimension(trace_fixture: xr.Dataset) -> None:
-    from lacscope.dataset import stack_rules
+    from lacscope.stacking import stack_rules
 
     other = synthetic_trace(seed=1)
     both = stack_rules([trace_fixture, other], [LAC.format(alpha=a, unit="block") for a in (0.5, 0.8)])

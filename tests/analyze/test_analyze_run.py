@@ -41,7 +41,7 @@ def counted(needs="prompts"):
         ({"responses": ((4,),)}, "w", "prompts", True),
         ({"questions": (replace(QUESTIONS[0], choices=("deep", "wood")),)}, "w", "questions", True),
         ({"tasks": ("boolq",)}, "w", "questions", True),
-        ({"questions": (replace(QUESTIONS[0], choices=("deep", "wood")),)}, "w", "prompts", False),
+        ({"questions": (replace(QUESTIONS[0], group="hard"),)}, "w", "prompts", True),
     ],
 )
 def test_only_what_changes_a_result_makes_it_anew(changes, weights, needs, again, tmp_path):

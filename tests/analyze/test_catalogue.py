@@ -98,7 +98,9 @@ def test_cut_gone_on_with_found_again_and_drawn(name, tiny_with_tokenizer, toy, 
         assert "toy" in said["data"]
 
 
-@pytest.mark.parametrize("name", ["contributions", "future", "current-attn", "block-influence", "ablation"])
+@pytest.mark.parametrize(
+    "name", ["contributions", "future", "current-attn", "block-influence", "ablation", "variance", "ablation-accuracy"]
+)
 def test_joined_parts_are_what_one_call_on_all_prompts_gives(name, tiny_with_tokenizer, toy, monkeypatch):
     analysis = CATALOGUE[name]
     by_part = analysis.parts(tiny_with_tokenizer, toy)
@@ -176,6 +178,10 @@ def test_a_depth_score_is_of_each_group_with_the_cut_at_the_answer(tiny_with_tok
     own = future_skip_influence(tiny_with_tokenizer, toy.whole[1:2], cuts=[[len(toy.inputs[1])]])
     of_a = found["score"].sel(group="a", measure="output").item()
     assert of_a == pytest.approx(depth_score(own["output_influence"]).item())
+    twice = replace(
+        toy, inputs=toy.inputs[:1] * 2 + toy.inputs[2:], responses=toy.responses[:1] * 2 + toy.responses[2:]
+    )
+    assert sum(run().sizes["sample"] for run in analysis.parts(tiny_with_tokenizer, twice)) == 2
     ungrouped = analysis.join([run() for run in analysis.parts(tiny_with_tokenizer, toy)])
     assert ungrouped["group"].values.tolist() == ["pocket_boolean"]
 
@@ -190,52 +196,93 @@ def test_effective_depths_are_those_of_the_mean_curves(tiny_with_tokenizer, toy)
     assert found.attrs["n_samples"] == 3
 
 
-def test_plans_are_chosen_on_other_questions_than_they_answer(tiny_with_tokenizer, toy):
-    work = CATALOGUE["tradeoff"].parts(tiny_with_tokenizer, toy)
-    assert len(work) == 1  # of 4 layers each of the shares is one
-    found = work[0]()
-    assert found.sizes["sample"] == 2
-    assert found.attrs["data"] == "toy, plans from 1 other prompts"
-    assert found["skipped_share"].values.tolist() == [0.25] * found.sizes["plan"]
-    chosen = skipping_plans(tiny_with_tokenizer, [list(toy.inputs[0])], [1])
-    assert found["layers"].values.tolist() == [plan.describe() for plan in chosen.values()]
+def test_plans_are_chosen_on_other_questions_than_they_answer(tiny_with_tokenizer, toy, monkeypatch):
+    monkeypatch.setattr(skipping, "SHARES", (0.25, 0.5))
+    analysis = CATALOGUE["tradeoff"]
+    work = analysis.parts(tiny_with_tokenizer, toy)
+    assert len(work) == 2
+    found = analysis.join([run() for run in work])
+    chosen = skipping_plans(tiny_with_tokenizer, [list(toy.inputs[0])], [1, 2])
+    whole = plan_tradeoff(
+        tiny_with_tokenizer, toy.questions[1:], chosen, decode_steps=2, rounds=2,
+        data="toy, plans chosen on 1 other prompts",
+    )  # fmt: skip
+    xr.testing.assert_allclose(*(ds.drop_vars(TIMED) for ds in (found, whole)))
+    assert found["plan"].values.tolist() == list(chosen)
+    own = {**found.attrs, "settings": json.loads(found.attrs["settings"])}
+    theirs = {**whole.attrs, "settings": own["settings"] | json.loads(whole.attrs["settings"])}
+    assert own == theirs
+    assert own["settings"]["calibrated_on"] == "1 of 4"
 
 
-def test_effects_of_token_groups_are_those_of_whole_traces(tiny_with_tokenizer, toy):
-    (run,) = CATALOGUE["token-usage"].parts(tiny_with_tokenizer, toy)
-    found = run()
+def test_a_result_of_other_settings_is_made_anew(tiny_with_tokenizer, toy, tmp_path):
+    store, analysis = ResultStore(tmp_path), CATALOGUE["lim"]
+    analyze(tiny_with_tokenizer, analysis, toy, store, weights="w")
+    analyze(tiny_with_tokenizer, none_again(analysis), toy, store, weights="w")
+    grouped = replace(toy, questions=tuple(replace(one, group="g") for one in toy.questions))
+    for other, prompts in ((replace(analysis, settings={"alpha": 0.5}), toy), (analysis, grouped)):
+        with pytest.raises(pytest.fail.Exception, match="a part was run again"):
+            analyze(tiny_with_tokenizer, none_again(other), prompts, store, weights="w")
+
+
+def test_usage_and_effects_of_token_groups_are_those_of_whole_traces(tiny_with_tokenizer, toy):
+    analysis = CATALOGUE["token-usage"]
+    parts = [run() for run in analysis.parts(tiny_with_tokenizer, toy)]
+    assert len(parts) == 2
+    right = score_choices(tiny_with_tokenizer, toy.questions)["correct"].to_numpy(dtype=bool)
+    np.testing.assert_array_equal(np.concatenate([part["right"].values for part in parts]), right)
+    # Both answers, so that there are both groups.
+    parts[0]["right"] = ("sample", [True, False])
+    found = analysis.join(parts)
     inputs, responses = [list(ids) for ids in toy.inputs], [list(ids) for ids in toy.responses]
-    full = lacscope.trace(tiny_with_tokenizer, inputs, responses=responses, logits="all")
+    full = lacscope.trace(tiny_with_tokenizer, inputs, responses=responses, logits="all", measures=("surprisal",))
     rule = lacscope.L2AdaptiveComputation(0.8)
+    kl = xr.Dataset()
     for effect in ("readout", "bypass"):
         changed = lacscope.trace(
             tiny_with_tokenizer, inputs, rule=rule, effect=effect, responses=responses, logits="all"
         )
-        kl = token_shift(full, changed)["kl"]
-        first = found[f"kl_{effect}"].sel(group="position 0").item()
-        assert first == pytest.approx(float(kl.isel(token=0).mean()), rel=1e-4, abs=1e-9)
-        total = float((found[f"kl_{effect}"] * found[f"kl_{effect}_n"]).sum())
-        assert total == pytest.approx(float(kl.sum()), rel=1e-4)
-        assert total > 0
+        kl[f"kl_{effect}"] = token_shift(full, changed)["kl"]
+    own_right = [True, False, bool(parts[1]["right"].item())]
+    groupings = [
+        lacscope.groups_by_class(full), lacscope.groups_by_position(full), lacscope.groups_by_surprisal(full),
+        lacscope.groups_by_correct(full, own_right),
+    ]  # fmt: skip
+    for grouping in groupings:
+        expected = lacscope.usage_by_group(full, grouping, lacscope.voids(full, 0.8), seed=0, values=kl)
+        mine = found.isel(group=found["kind"].values == grouping.attrs["long_name"]).drop_vars("kind")
+        assert mine["group"].values.tolist() == expected["group"].values.tolist()
+        xr.testing.assert_allclose(mine, expected, rtol=1e-3, atol=1e-6)
+    assert float(found["kl_bypass"].max()) > 0
+    assert found.attrs["data"] == "toy, given answers, read teacher-forced"
+
+
+def test_without_right_answers_there_are_no_groups_of_them(tiny_with_tokenizer, toy):
+    analysis = CATALOGUE["token-usage"]
+    parts = [run() for run in analysis.parts(tiny_with_tokenizer, toy)]
+    for part in parts:
+        part["right"] = ("sample", np.zeros(part.sizes["sample"], dtype=bool))
+    assert len(set(analysis.join(parts)["kind"].values)) == 3
+
+
+def test_a_text_has_tokens_of_prompts_alone(tiny_with_tokenizer, toy):
+    analysis = CATALOGUE["token-usage"]
+    text = Prompts("text", toy.inputs)
+    found = analysis.join([run() for run in analysis.parts(tiny_with_tokenizer, text)])
+    assert found.attrs["data"] == "text, prompts alone"
+    with pytest.raises(PromptsError, match="token-phases: it needs answers after the prompts"):
+        CATALOGUE["token-phases"].check(text)
 
 
 def test_the_phase_control_is_of_usage_and_of_each_effect(tiny_with_tokenizer, toy):
-    (run,) = CATALOGUE["token-phases"].parts(tiny_with_tokenizer, toy)
-    table = run().to_dataframe()
+    analysis = CATALOGUE["token-phases"]
+    found = analysis.join([run() for run in analysis.parts(tiny_with_tokenizer, toy)])
+    table = found.to_dataframe()
     assert table.groupby("of", sort=False)["matched_on"].apply(list).to_dict() == {
         of: list(MATCHINGS) for of in ("usage", "kl_readout", "kl_bypass")
     }
-    assert (table["n_decode"] == table["n_decode"].iloc[0]).all()
-
-
-def test_right_and_wrong_answers_are_two_groups(tiny_with_tokenizer, toy):
-    (run,) = CATALOGUE["token-answers"].parts(tiny_with_tokenizer, toy)
-    found = run()
-    right = score_choices(tiny_with_tokenizer, toy.questions)["correct"]
-    expected = {"answer right": int(right.sum()), "answer wrong": int((~right).sum())}
-    held = {name: n for name, n in expected.items() if n}
-    own = found.sel(group=list(held))["n_samples"].values.tolist()
-    assert own == list(held.values())
+    assert set(table["n_decode"]) == {sum(map(len, toy.responses))}
+    assert "given and not generated" in found.attrs["positions"]
 
 
 def test_names_groups_and_all():

@@ -86,3 +86,19 @@ def test_a_part_keeps_what_belongs_together(toy):
     assert (part.responses, part.questions, part.tasks) == (toy.responses[1:], toy.questions[1:], toy.tasks[1:])
     assert part.whole == toy.whole[1:]
     assert Prompts("text", ((1, 2), (3, 4))).part(1, 2).responses is None
+
+
+def test_each_question_once():
+    toy = Prompts("toy", ((1, 2), (3,), (1, 2), (1, 2)), ((9,), (9,), (9,), (8,)), tasks=tuple("abab"))
+    found = toy.distinct()
+    assert (found.inputs, found.responses, found.tasks) == (((1, 2), (3,), (1, 2)), ((9,), (9,), (8,)), tuple("abb"))
+
+
+def test_every_fourth_of_each_benchmark_and_the_others_without_repeats():
+    inputs = (*((i,) for i in range(11)), (0,))
+    taken, others = Prompts("toy", inputs, tasks=("a",) * 7 + ("b",) * 5).apart(4)
+    assert taken.inputs == ((0,), (4,), (7,), (0,))
+    assert others.inputs == tuple((i,) for i in (1, 2, 3, 5, 6, 8, 9, 10))
+    assert others.tasks == ("a",) * 5 + ("b",) * 3
+    text_taken, text_others = Prompts("text", ((1,), (2,))).apart(4)
+    assert (text_taken.inputs, text_others.inputs) == (((1,),), ((2,),))
