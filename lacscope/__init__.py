@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lacscope.analyses.groups import groups_by_correct as groups_by_correct
     from lacscope.analyses.groups import groups_by_position as groups_by_position
     from lacscope.analyses.groups import groups_by_surprisal as groups_by_surprisal
+    from lacscope.analyses.norm_choices import share_right as share_right
     from lacscope.analyses.norms import norm_profile as norm_profile
     from lacscope.analyses.painters import painters_curves as painters_curves
     from lacscope.analyses.phase_matching import matched_difference as matched_difference
@@ -109,6 +110,7 @@ _HOMES = {
     "analyses.effects": ("token_shift",),
     "analyses.group_usage": ("usage_by_group",),
     "analyses.groups": ("groups_by_class", "groups_by_correct", "groups_by_position", "groups_by_surprisal"),
+    "analyses.norm_choices": ("share_right",),
     "analyses.norms": ("norm_profile",),
     "analyses.painters": ("painters_curves",),
     "analyses.phase_matching": ("matched_difference",),

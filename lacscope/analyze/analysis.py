@@ -10,11 +10,12 @@ import xarray as xr
 from lacscope.analyze.prompts import Prompts, PromptsError
 
 Part = Callable[[], xr.Dataset]
-Needs = Literal["prompts", "answers", "questions"]
+Needs = Literal["prompts", "answers", "questions", "choices"]
 AT_ONCE = 2  # prompts of a part, the unit that is written, and done again when cut
 _MISSING = {
     "answers": "it needs answers after the prompts: give --task",
     "questions": "it needs questions of a benchmark: give --task",
+    "choices": "it needs questions with several choices: give --task arc_easy, or another like it",
 }
 
 
@@ -26,7 +27,8 @@ class Analysis:
         name: on the command line, and of the files.
         group: of ``lacscope.analyze.catalogue.GROUPS``.
         says: what it measures, in a line.
-        needs: ``"prompts"`` of any kind; ``"answers"`` after them; ``"questions"`` of a benchmark.
+        needs: ``"prompts"`` of any kind; ``"answers"`` after them; ``"questions"`` of a benchmark;
+            ``"choices"``: such questions, each with several choices.
         parts: model and prompts to the pieces of work, each of which is written when it is done.
         join: the pieces' results to the whole result.
         draw: the whole result to Axes.
@@ -53,7 +55,9 @@ class Analysis:
         """What these prompts lack for this analysis, in words; "" where nothing."""
         if self.needs == "answers" and prompts.responses is None:
             return self.missing_in_text
-        if self.needs == "questions" and not prompts.questions:
+        if self.needs in ("questions", "choices") and not prompts.questions:
+            return self.missing_in_text
+        if self.needs == "choices" and min(len(one.choices) for one in prompts.questions) < 2:
             return self.missing_in_text
         return f"it needs {self.fewest} prompts or more, got {len(prompts)}" if len(prompts) < self.fewest else ""
 

@@ -9,6 +9,7 @@ import xarray as xr
 from lacscope import depth_efficiency as depth
 from lacscope import importance, plots
 from lacscope.analyze.analysis import Analysis, Part, by_prompt, each, whole
+from lacscope.analyze.candidates import TELL_TALE, candidates, right_by_norms
 from lacscope.analyze.depth import (
     curves_of_depth,
     depths_of_curves,
@@ -145,6 +146,10 @@ _ALL = (
     Analysis(
         "token-phases", "tokens", "usage and effects in the answer less those in the prompt, between like tokens",
         "answers", traces, phases, draw_phases, settings=TOKENS,
+    ),
+    Analysis(
+        "tell-tale", "tokens", "how often the right choice has the largest norms", "choices",
+        candidates, right_by_norms, plots.plot_share_right, fewest=2, settings=TELL_TALE,
     ),
     Analysis(
         "painters", "painters", "score with the middle layers skipped, repeated, reordered", "questions",

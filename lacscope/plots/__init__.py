@@ -40,6 +40,7 @@ from lacscope.plots.table import PUBLISHED_SOURCE as PUBLISHED_SOURCE
 from lacscope.plots.table import results_table as results_table
 from lacscope.plots.table import to_markdown as to_markdown
 from lacscope.plots.tell_tale import plot_norm_signals as plot_norm_signals
+from lacscope.plots.tell_tale import plot_share_right as plot_share_right
 from lacscope.plots.tradeoff import plot_plan_tradeoff as plot_plan_tradeoff
 from lacscope.plots.updates import plot_update_geometry as plot_update_geometry
 from lacscope.plots.usage import plot_usage as plot_usage

@@ -1,4 +1,4 @@
-"""The Tell-Tale Norm: a signal of each candidate response by layer, and how it ranks the candidates."""
+"""The Tell-Tale Norm: a signal of each candidate response by layer, how it ranks them, and how often it is right."""
 
 from typing import Literal
 
@@ -20,7 +20,15 @@ from lacscope.plots.style import (
 NormSignal = Literal["norm_sum", "excess", "count_above", "late_excess"]
 _MAKER = "lacscope.analyses.tell_tale.norm_signals(trace, thresholds)"
 _RANK_MAKER = "lacscope.analyses.tell_tale.rank_candidates(signals)"
+_SHARE_MAKER = "lacscope.analyses.norm_choices.share_right(signals, right, questions, seed=0)"
 _OTHERS = "0.62"
+_SIGNAL_WORDS = {
+    "norm_sum": "A: sum of the norms",
+    "excess": "B: excess over the threshold",
+    "count_above": "C: tokens above the threshold",
+    "late_excess": "D: excess in the last part",
+    "length": "length of the response (control)",
+}
 
 
 def plot_norm_signals(
@@ -79,6 +87,48 @@ def plot_norm_signals(
     by = f"{len(order)} candidates ranked by {ranking.attrs['signal']} over the shaded layers"
     legend_above(panel, handles, by)
     caption_below(panel, caption(signals))
+    return panel
+
+
+def plot_share_right(found: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """How often the right answer comes first by each signal, beside chance.
+
+    Args:
+        found: from :func:`lacscope.analyses.norm_choices.share_right`.
+        ax: Axes to draw on; default: a new figure.
+
+    Returns:
+        The Axes. Bars: intervals over questions. The response's length is the control, and hollow.
+
+    Raises:
+        ValueError: a missing variable or other dimensions.
+
+    >>> values = ("signal", np.array([0.5, 0.25]))
+    >>> attrs = {"model": "m", "data": "d", "n_samples": 8, "positions": "all", "aggregation": "mean",
+    ...          "departures": "", "n_questions": 4}
+    >>> found = xr.Dataset({"share": values, "low": values, "high": values, "chance": 0.25},
+    ...                    {"signal": ["excess", "length"]}, attrs)
+    >>> [tick.get_text() for tick in plot_share_right(found).get_yticklabels()]
+    ['B: excess over the threshold', 'length of the response (control)']
+    """
+    require_names(found, ("share", "low", "high", "chance", "signal"), "found", _SHARE_MAKER)
+    require_dims(found["share"], ("signal",), "share", _SHARE_MAKER)
+    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (6.4, 3.2))
+    look = LINE_LOOKS[0]
+    for place, name in enumerate(found["signal"].values):
+        one = found.sel(signal=name)
+        panel.hlines(place, float(one["low"]), float(one["high"]), color=look.color, linewidth=1.5)
+        face = "white" if name == "length" else look.color
+        panel.plot([float(one["share"])], [place], look.marker, color=look.color, markerfacecolor=face)
+    chance = panel.axvline(float(found["chance"]), color="0.4", linestyle=":", label="chance")
+    panel.set_yticks(range(found.sizes["signal"]), [_SIGNAL_WORDS[str(name)] for name in found["signal"].values])
+    panel.set_ylim(found.sizes["signal"] - 0.5, -0.5)
+    panel.set_xlim(-0.02, 1.02)
+    panel.set_xlabel("share of questions whose right answer has the largest signal")
+    panel.grid(axis="x")
+    panel.grid(visible=False, axis="y")
+    legend_above(panel, [chance], f"{found.attrs['model']}; n = {found.attrs['n_questions']} questions")
+    caption_below(panel, caption(found))
     return panel
 
 

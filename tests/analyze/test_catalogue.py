@@ -285,6 +285,26 @@ def test_the_phase_control_is_of_usage_and_of_each_effect(tiny_with_tokenizer, t
     assert "given and not generated" in found.attrs["positions"]
 
 
+def test_the_right_choice_by_norms_is_that_of_every_candidate_traced(tiny_with_tokenizer, toy):
+    analysis = CATALOGUE["tell-tale"]
+    found = analysis.join([run() for run in analysis.parts(tiny_with_tokenizer, toy)])
+    inputs = [list(ids) for ids in toy.inputs for _ in range(2)]
+    responses = [choice for one in toy.questions for choice in one.choices]
+    read = lacscope.trace(tiny_with_tokenizer, inputs, responses=responses)
+    thresholds = lacscope.norm_thresholds(read.isel(sample=slice(2)))
+    signals = lacscope.norm_signals(read.isel(sample=slice(2, None)), thresholds)
+    # The targets of the second and third question are their second and first choice.
+    expected = lacscope.share_right(signals, [False, True, True, False], [1, 1, 2, 2], seed=0)
+    xr.testing.assert_allclose(found.drop_attrs(), expected.drop_attrs())
+    assert found.attrs["n_questions"] == 2
+
+
+def test_questions_of_one_choice_are_no_candidates(tiny_with_tokenizer, toy):
+    single = replace(toy, questions=tuple(replace(one, choices=("deep",), target=0) for one in toy.questions))
+    with pytest.raises(PromptsError, match="tell-tale: it needs questions with several choices: give --task arc_easy"):
+        CATALOGUE["tell-tale"].check(single)
+
+
 def test_names_groups_and_all():
     assert [one.name for one in named(["lim", "contributions"])] == ["contributions", "lim"]  # the catalogue's order
     assert [one.name for one in named(["plans", "painters"])] == ["painters", "tradeoff"]
