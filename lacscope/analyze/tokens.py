@@ -1,5 +1,6 @@
 """Analyses of which tokens use the layers: usage and effects by groups of tokens, answer against prompt."""
 
+import textwrap
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
@@ -106,8 +107,8 @@ def draw_groups(found: xr.Dataset) -> np.ndarray:
     for panels, row in zip(axes, rows, strict=True):
         plots.plot_usage_by_group(row, panels[:2])
         plots.plot_effects_by_group(row, panels[2])
-        panels[0].set_ylabel(row.attrs["grouped_by"])
-    figure.suptitle(_title(found), fontsize="small")
+        panels[0].set_ylabel(textwrap.fill(row.attrs["grouped_by"], 20))
+    figure.suptitle(_title(found, 160), fontsize="small")
     return axes
 
 
@@ -118,7 +119,7 @@ def draw_phases(found: xr.Dataset) -> np.ndarray:
     figure, axes = plt.subplots(len(numbers), 1, figsize=(8.0, 4.2 * len(numbers)), layout="constrained", squeeze=False)
     for ax, of in zip(axes[:, 0], numbers, strict=True):
         plots.plot_phase_control(table[table["of"] == of], ax=ax)
-    figure.suptitle(_title(found), fontsize="small")
+    figure.suptitle(_title(found, 100), fontsize="small")
     return axes
 
 
@@ -127,9 +128,10 @@ def _made_by(read: xr.Dataset) -> dict[str, str]:
     return {"effects": ", ".join(EFFECTS), "rule": describe_rule(L2AdaptiveComputation(USAGE_ALPHA))}
 
 
-def _title(found: xr.Dataset) -> str:
+def _title(found: xr.Dataset, width: int) -> str:
     attrs = found.attrs
-    return (
-        f"{attrs['model']}, {attrs['data']}: n = {attrs['n_samples']} samples, alpha = {USAGE_ALPHA:g}\n"
-        f"{attrs['positions']}; {attrs['aggregation']}; kl_: nats from the full model's next token"
+    lines = (
+        f"{attrs['model']}, {attrs['data']}: n = {attrs['n_samples']} samples, alpha = {USAGE_ALPHA:g}",
+        f"{attrs['positions']}; {attrs['aggregation']}; kl_: nats from the full model's next token",
     )
+    return "\n".join(textwrap.fill(line, width) for line in lines)
