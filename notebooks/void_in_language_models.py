@@ -173,8 +173,9 @@ with plots.style():
 # %% [markdown]
 # The answers are short, a few decode tokens a question. The hollow point is the difference as the paper shows it.
 # Below, each token of the answers is compared with tokens of the prompts at a like position, of the same class, of a
-# like surprisal, and all together. On the right is how many found a partner: a matched difference with few partners
-# says little. What is left is what these three do not explain; it is no effect of the phase.
+# like surprisal, and all together; in the last two rows with tokens of their own question alone. On the right is how
+# many found a partner: a matched difference with few partners says little. What is left is what these do not explain;
+# it is no effect of the phase.
 #
 # ## The table
 
