@@ -72,7 +72,7 @@ _ALL = (
     ),
     Analysis(
         "erasure", "depth", "change of the answer when one state is erased, by layer and token", "answers",
-        whole(erasure), _first, plots.plot_residual_erasure,
+        whole(erasure), _first, plots.plot_residual_erasure, fewest=2,
     ),
     Analysis(
         "gradients", "depth", "integrated gradients of the answer, by layer and token", "answers",

@@ -14,11 +14,13 @@ from lacscope.analyze.prompts import Prompts
 
 def erasure(model: Any, prompts: Prompts) -> xr.Dataset:
     """Residual erasure of the shortest question."""
-    # As the authors: the means are of questions too, ten of them.
+    place = _shortest(prompts)
+    # As the authors: the means are of ten questions with their answers.
+    others = [ids for index, ids in enumerate(prompts.whole) if index != place][:10]
     return depth.residual_erasure(
         model,
-        *_shortest(prompts),
-        mean_over=prompts.whole[:10],
+        *_alone(prompts, place),
+        mean_over=others,
         data=f"{prompts.name}, the shortest question",
         mean_data=prompts.name,
     )
@@ -28,17 +30,19 @@ def gradients(model: Any, prompts: Prompts) -> xr.Dataset:
     """Integrated gradients of the shortest question."""
     return depth.integrated_gradients(
         model,
-        *_shortest(prompts),
+        *_alone(prompts, _shortest(prompts)),
         data=f"{prompts.name}, the shortest question",
     )
 
 
-def _shortest(prompts: Prompts) -> tuple[list[list[int]], list[list[int]]]:
-    """One question and its answer, the shortest: a map is of one prompt, and its cost grows with the square of it."""
+def _shortest(prompts: Prompts) -> int:
+    """Place of the shortest question with its answer: a map is of one, and its cost grows with the square of it."""
+    return min(range(len(prompts)), key=lambda place: len(prompts.whole[place]))
+
+
+def _alone(prompts: Prompts, place: int) -> tuple[list[list[int]], list[list[int]]]:
     assert prompts.responses is not None
-    pairs = zip(prompts.inputs, prompts.responses, strict=True)
-    question, answer = min(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
-    return [list(question)], [list(answer)]
+    return [list(prompts.inputs[place])], [list(prompts.responses[place])]
 
 
 def influences_on_answers(model: Any, prompts: Prompts) -> list[Part]:

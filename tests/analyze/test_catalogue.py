@@ -26,6 +26,7 @@ from lacscope.depth_efficiency import (
     future_skip_influence,
     logit_lens,
     residual_cosines,
+    residual_erasure,
 )
 from lacscope.importance.agreement import MEASURES
 from lacscope.sealed import read_sealed, write_sealed
@@ -166,6 +167,9 @@ def test_a_map_is_of_the_shortest_question(tiny_with_tokenizer, toy):
     (run,) = CATALOGUE["erasure"].parts(tiny_with_tokenizer, toy)
     found = run()
     assert found["token_id"].values[0].tolist() == toy.whole[0] == min(toy.whole, key=len)
+    own = residual_erasure(tiny_with_tokenizer, [toy.inputs[0]], [toy.responses[0]], mean_over=toy.whole[1:])
+    np.testing.assert_allclose(found["effect"].values, own["effect"].values, rtol=1e-5, atol=1e-7)
+    assert "of 2 other prompts" in found.attrs["positions"]
 
 
 def test_a_depth_score_is_of_each_group_with_the_cut_at_the_answer(tiny_with_tokenizer, toy):
