@@ -13,6 +13,7 @@ from lacscope.tasks.data import read_rows
 from lacscope.tasks.registry import task as task_named
 from lacscope.tasks.selection import choose
 
+STYLE = "plain"  # which every task has; lettered options, such as ARC's other style, small models cannot read
 LONG_PASSAGE = 400  # characters: shorter paragraphs of a text are headings and the like
 
 
@@ -107,7 +108,7 @@ def task_prompts(
         task = task_named(name)
         rows = read_rows(task, data.get(name))
         chosen = choose(rows, limit, seed, task.group_by)
-        asked += [(name, one) for one in task.questions([rows[i] for i in chosen], task.styles[-1], seed=seed)]
+        asked += [(name, one) for one in task.questions([rows[i] for i in chosen], STYLE, seed=seed)]
     questions = tuple(one for _, one in asked)
     answers = read_responses(adapter, [one.choices[one.target] for one in questions], len(questions))
     return Prompts(

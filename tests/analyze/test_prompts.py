@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from lacscope.analyze.prompts import LONG_PASSAGE, Prompts, PromptsError, task_prompts, text_prompts
+from lacscope.analyze.prompts import LONG_PASSAGE, STYLE, Prompts, PromptsError, task_prompts, text_prompts
 from lacscope.tasks.data import DataError
+from lacscope.tasks.registry import TASKS
 
 LONG = [" ".join(["river", word] * 60) for word in ("deep", "cold", "wood")]
 
@@ -86,6 +87,14 @@ def test_a_part_keeps_what_belongs_together(toy):
     assert (part.responses, part.questions, part.tasks) == (toy.responses[1:], toy.questions[1:], toy.tasks[1:])
     assert part.whole == toy.whole[1:]
     assert Prompts("text", ((1, 2), (3, 4))).part(1, 2).responses is None
+
+
+def test_questions_are_asked_plainly_as_in_a_reproduction(tiny_with_tokenizer, tmp_path):
+    assert all(STYLE in task.styles for task in TASKS.values())
+    path = tmp_path / "arc.jsonl"
+    path.write_text(json.dumps({"question": "is it", "choices": ["deep", "cold"], "answer": 1}))
+    (question,) = task_prompts(tiny_with_tokenizer, ["arc_easy"], data={"arc_easy": path}, limit=None).questions
+    assert (question.prompt, question.choices) == ("Question: is it\nAnswer:", (" deep", " cold"))
 
 
 def test_each_question_once():
