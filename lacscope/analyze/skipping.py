@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from lacscope.adapters import adapt
+from lacscope.analyses.comparisons import PRIMARY_ALPHA
 from lacscope.analyses.painters import painters_curves
 from lacscope.analyze.analysis import Part
 from lacscope.analyze.prompts import Prompts
@@ -23,11 +24,10 @@ SCORED = "token_accuracy"
 SHARES = (0.1, 0.2, 0.3)  # of the layers, skipped
 STARTS = 8  # of the curves, from the first possible to the last
 SEEDS = (0, 1)
-USAGE_ALPHA = 0.8  # the void paper's
 CALIBRATION = 4  # every fourth question
 PAINTERS = MappingProxyType({"kinds": list(KINDS), "starts": STARTS, "seeds": list(SEEDS)})
 TRADEOFF = MappingProxyType(
-    {"shares": list(SHARES), "seeds": list(SEEDS), "alpha": USAGE_ALPHA, "calibrated_on": f"1 of {CALIBRATION}"}
+    {"shares": list(SHARES), "seeds": list(SEEDS), "alpha": PRIMARY_ALPHA, "calibrated_on": f"1 of {CALIBRATION}"}
 )
 
 
@@ -41,7 +41,7 @@ def painters(model: Any, prompts: Prompts) -> list[Part]:
     attrs = result_attrs(
         model_attrs(model),
         preset=SUN_CURVES,
-        settings={"kinds": list(KINDS), "times": 3, "starts": starts, "seeds": list(SEEDS), "score": score},
+        settings={**PAINTERS, "times": 3, "starts": starts, "score": score},
         positions="all",
         aggregation="mean over samples, median over tasks",
         n_samples=len(prompts),
@@ -82,7 +82,7 @@ def tradeoffs(model: Any, prompts: Prompts) -> list[Part]:
     data = f"{prompts.name}, plans chosen on {len(calibration)} other prompts"
 
     def one(skip: int) -> xr.Dataset:
-        plans = skipping_plans(model, list(map(list, calibration.inputs)), [skip], alpha=USAGE_ALPHA, seeds=SEEDS)
+        plans = skipping_plans(model, list(map(list, calibration.inputs)), [skip], alpha=PRIMARY_ALPHA, seeds=SEEDS)
         found = plan_tradeoff(model, asked.questions, plans, data=data)
         settings = json.loads(found.attrs["settings"]) | dict(TRADEOFF)
         return found.assign_attrs(settings=json.dumps(settings, sort_keys=True))

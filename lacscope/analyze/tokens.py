@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from lacscope import plots
+from lacscope.analyses.comparisons import PRIMARY_ALPHA
 from lacscope.analyses.effects import token_shift
 from lacscope.analyses.group_usage import usage_by_group
 from lacscope.analyses.groups import groups_by_class, groups_by_correct, groups_by_position, groups_by_surprisal
@@ -25,10 +26,9 @@ from lacscope.rules import Effect, L2AdaptiveComputation, describe_rule
 from lacscope.run import trace
 from lacscope.stacking import join_traces
 
-USAGE_ALPHA = 0.8  # the void paper's
 EFFECTS: tuple[Effect, ...] = ("readout", "bypass")
 SEED = 0  # of the bootstraps
-TOKENS = MappingProxyType({"alpha": USAGE_ALPHA, "effects": list(EFFECTS), "seed": SEED})
+TOKENS = MappingProxyType({"alpha": PRIMARY_ALPHA, "effects": list(EFFECTS), "seed": SEED})
 _KL = tuple(f"kl_{effect}" for effect in EFFECTS)
 
 
@@ -45,7 +45,7 @@ def _traced(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
     given = None if prompts.responses is None else [list(ids) for ids in prompts.responses]
     numbers = range(first, first + len(prompts))
     full = trace(model, inputs, responses=given, measures=("surprisal",), logits="all", sample_ids=numbers)
-    rule = L2AdaptiveComputation(USAGE_ALPHA)
+    rule = L2AdaptiveComputation(PRIMARY_ALPHA)
     kept = full.drop_vars("logits")
     for name, effect in zip(_KL, EFFECTS, strict=True):
         changed = trace(model, inputs, rule=rule, effect=effect, responses=given, logits="all", sample_ids=numbers)
@@ -65,7 +65,7 @@ def usage_of_groups(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     kinds = [groups_by_class(read), groups_by_position(read), groups_by_surprisal(read)]
     if "right" in read and 0 < int(read["right"].sum()) < read.sizes["sample"]:
         kinds.append(groups_by_correct(read, read["right"].values))
-    mask, values = voids(read, USAGE_ALPHA), read[list(_KL)]
+    mask, values = voids(read, PRIMARY_ALPHA), read[list(_KL)]
     found = [usage_by_group(read, kind, mask, seed=SEED, values=values, data=read.attrs["data"]) for kind in kinds]
     named = [
         one.assign_coords(kind=("group", [one.attrs["grouped_by"]] * one.sizes["group"])).drop_attrs(deep=False)
@@ -78,7 +78,7 @@ def usage_of_groups(parts: Sequence[xr.Dataset]) -> xr.Dataset:
 def phases(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """Usage and effects in the answer less those in the prompt, raw and matched, as a table over ``row``."""
     read = join_traces(parts)
-    cells = cell_counts(read, voids(read, USAGE_ALPHA), read[list(_KL)])
+    cells = cell_counts(read, voids(read, PRIMARY_ALPHA), read[list(_KL)])
     tables = [matched_difference(cells, read.sizes["layer"], seed=SEED, of=of) for of in ("usage", *_KL)]
     table = pd.concat(tables, ignore_index=True)
     attrs = result_attrs(
@@ -125,13 +125,13 @@ def draw_phases(found: xr.Dataset) -> np.ndarray:
 
 def _made_by(read: xr.Dataset) -> dict[str, str]:
     """What the KL was made with: the trace beside it is of the full model."""
-    return {"effects": ", ".join(EFFECTS), "rule": describe_rule(L2AdaptiveComputation(USAGE_ALPHA))}
+    return {"effects": ", ".join(EFFECTS), "rule": describe_rule(L2AdaptiveComputation(PRIMARY_ALPHA))}
 
 
 def _title(found: xr.Dataset, width: int) -> str:
     attrs = found.attrs
     lines = (
-        f"{attrs['model']}, {attrs['data']}: n = {attrs['n_samples']} samples, alpha = {USAGE_ALPHA:g}",
+        f"{attrs['model']}, {attrs['data']}: n = {attrs['n_samples']} samples, alpha = {PRIMARY_ALPHA:g}",
         f"{attrs['positions']}; {attrs['aggregation']}; kl_: nats from the full model's next token",
     )
     return "\n".join(textwrap.fill(line, width) for line in lines)
