@@ -27,7 +27,7 @@ def plot_effects_by_group(found: xr.Dataset, ax: Axes | None = None) -> Axes:
         0 lies outside a logarithmic scale and is said in words.
 
     Raises:
-        ValueError: no such variable, or several alphas.
+        ValueError: no such variable, or more than four.
 
     >>> from lacscope.analyses.group_usage import usage_by_group
     >>> from lacscope.analyses.groups import groups_by_class
@@ -45,6 +45,10 @@ def plot_effects_by_group(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     if not names:
         raise ValueError(
             "'found' has no variable kl_...: give values= with one, such as kl_readout, to usage_by_group."
+        )
+    if len(names) > len(LINE_LOOKS):
+        raise ValueError(
+            f"'found' has {len(names)} variables kl_...; a figure tells {len(LINE_LOOKS)} apart: drop some."
         )
     (panel,) = take_axes(None if ax is None else [ax], (1.0,), (4.6, 1.9 + 0.34 * found.sizes["group"]))
     places = np.arange(found.sizes["group"])
