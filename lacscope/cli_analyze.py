@@ -82,13 +82,13 @@ def analyze_command(
     else:
         prompts = task_prompts(loaded, task, data=files, limit=limit, seed=seed)
     for one in by_name:
-        one.check(prompts)
-    lacking = [one for one in asked if one.missing(prompts)]
-    for one in lacking:
-        console.print(f"{one.name}: left out, {one.missing(prompts)}", highlight=False)
+        one.check(loaded, prompts)
+    lacking = {one.name: missing for one in asked if (missing := one.missing(loaded, prompts))}
+    for name, missing in lacking.items():
+        console.print(f"{name}: left out, {missing}", highlight=False)
     store = ResultStore(out / adapt(loaded).name.replace("/", "--"))
     for one in asked:
-        if one in lacking:
+        if one.name in lacking:
             continue
         with bar_of(f"{one.name}, {len(prompts)} prompts", console) as progress:
             result = analyze(loaded, one, prompts, store, weights=weights, progress=progress)

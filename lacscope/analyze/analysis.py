@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import xarray as xr
 
 from lacscope.analyze.prompts import Prompts, PromptsError
+from lacscope.reading import Progress
 
-Part = Callable[[], xr.Dataset]
 Needs = Literal["prompts", "answers", "questions", "choices"]
 AT_ONCE = 2  # prompts of a part, the unit that is written, and done again when cut
 _MISSING = {
@@ -17,6 +16,24 @@ _MISSING = {
     "questions": "it needs questions of a benchmark: give --task",
     "choices": "it needs questions with several choices: give --task arc_easy, or another like it",
 }
+
+
+@dataclass(frozen=True)
+class SoFar:
+    """What a piece of work is told: the results of the pieces before it, and whom to tell how far it is."""
+
+    parts: tuple[xr.Dataset, ...] = ()
+    progress: Progress | None = None
+
+
+NOTHING = SoFar()
+
+
+@runtime_checkable
+class Part(Protocol):
+    """One piece of work."""
+
+    def __call__(self, so_far: SoFar = NOTHING) -> xr.Dataset: ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,7 @@ class Analysis:
         join: the pieces' results to the whole result.
         draw: the whole result to Axes.
         fewest: how many prompts it needs.
+        lacks: what else these prompts lack for this model, in words; "" where nothing.
         settings: those of its own that change the result; a result made with others is made anew.
     """
 
@@ -44,6 +62,7 @@ class Analysis:
     join: Callable[[Sequence[xr.Dataset]], xr.Dataset]
     draw: Callable[[xr.Dataset], Any]
     fewest: int = 1
+    lacks: Callable[[Any, Prompts], str] = lambda model, prompts: ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -51,25 +70,43 @@ class Analysis:
         """What any text lacks for this analysis, in words; "" where nothing."""
         return _MISSING.get(self.needs, "")
 
-    def missing(self, prompts: Prompts) -> str:
-        """What these prompts lack for this analysis, in words; "" where nothing."""
+    def missing(self, model: Any, prompts: Prompts) -> str:
+        """What these prompts lack for this analysis of this model, in words; "" where nothing."""
         if self.needs == "answers" and prompts.responses is None:
             return self.missing_in_text
         if self.needs in ("questions", "choices") and not prompts.questions:
             return self.missing_in_text
         if self.needs == "choices" and min(len(one.choices) for one in prompts.questions) < 2:
             return self.missing_in_text
-        return f"it needs {self.fewest} prompts or more, got {len(prompts)}" if len(prompts) < self.fewest else ""
+        if len(prompts) < self.fewest:
+            return f"it needs {self.fewest} prompts or more, got {len(prompts)}"
+        return self.lacks(model, prompts)
 
-    def check(self, prompts: Prompts) -> None:
+    def check(self, model: Any, prompts: Prompts) -> None:
         """Raise PromptsError where the prompts lack what it needs."""
-        if self.missing(prompts):
-            raise PromptsError(f"{self.name}: {self.missing(prompts)}.")
+        if missing := self.missing(model, prompts):
+            raise PromptsError(f"{self.name}: {missing}.")
 
 
-def whole(run: Callable[[Any, Prompts], xr.Dataset]) -> Callable[[Any, Prompts], list[Part]]:
-    """One piece of work."""
-    return lambda model, prompts: [partial(run, model, prompts)]
+def piece(run: Callable[..., xr.Dataset], *args: Any) -> Part:
+    """A piece that needs nothing of those before it, and is done in one go."""
+
+    def one(so_far: SoFar = NOTHING) -> xr.Dataset:
+        return run(*args)
+
+    return one
+
+
+def whole(run: Callable[[Any, Prompts, Progress | None], xr.Dataset]) -> Callable[[Any, Prompts], list[Part]]:
+    """All in one piece; ``run`` is also told whom to tell how far it is."""
+
+    def parts(model: Any, prompts: Prompts) -> list[Part]:
+        def one(so_far: SoFar = NOTHING) -> xr.Dataset:
+            return run(model, prompts, so_far.progress)
+
+        return [one]
+
+    return parts
 
 
 def each(run: Callable[[Any, Prompts, int], xr.Dataset]) -> Callable[[Any, Prompts], list[Part]]:
@@ -77,7 +114,7 @@ def each(run: Callable[[Any, Prompts, int], xr.Dataset]) -> Callable[[Any, Promp
 
     def parts(model: Any, prompts: Prompts) -> list[Part]:
         starts = range(0, len(prompts), AT_ONCE)
-        return [partial(run, model, prompts.part(start, start + AT_ONCE), start) for start in starts]
+        return [piece(run, model, prompts.part(start, start + AT_ONCE), start) for start in starts]
 
     return parts
 

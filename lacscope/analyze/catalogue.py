@@ -18,18 +18,23 @@ from lacscope.analyze.depth import (
     influences_on_answers,
     scores_of_groups,
 )
-from lacscope.analyze.importance import agree, geometry, scores
+from lacscope.analyze.importance import agree, geometry, removals, scores
 from lacscope.analyze.joining import join_samples
-from lacscope.analyze.prompts import Prompts
+from lacscope.analyze.maps import BYPASSED, all_states, maps_to_bypassed, own_maps, too_few_tokens
+from lacscope.analyze.prompts import Prompts, too_alike
 from lacscope.analyze.skipping import PAINTERS, TRADEOFF, all_plans, curves, painters, tradeoffs
 from lacscope.analyze.tokens import TOKENS, draw_groups, draw_phases, phases, traces, usage_of_groups
 
 GROUPS = ("depth", "importance", "tokens", "painters", "plans")
 
 
-def _first(parts: Sequence[xr.Dataset]) -> xr.Dataset:
-    (result,) = parts
-    return result
+def _last(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Of the only part, or of parts each of which goes on from the one before."""
+    return parts[-1]
+
+
+def _all_prompts(function: Callable[..., xr.Dataset]) -> Callable[[Any, Prompts], list[Part]]:
+    return whole(lambda model, prompts, progress: function(model, prompts.whole, data=prompts.name, progress=progress))
 
 
 def _by_unit(unit: str) -> Callable[[Any, Prompts], list[Part]]:
@@ -72,11 +77,11 @@ _ALL = (
     ),
     Analysis(
         "erasure", "depth", "change of the answer when one state is erased, by layer and token", "answers",
-        whole(erasure), _first, plots.plot_residual_erasure, fewest=2,
+        whole(erasure), _last, plots.plot_residual_erasure, fewest=2,
     ),
     Analysis(
         "gradients", "depth", "integrated gradients of the answer, by layer and token", "answers",
-        whole(gradients), _first, plots.plot_integrated_gradients,
+        whole(gradients), _last, plots.plot_integrated_gradients,
     ),
     Analysis(
         "depth-score", "depth", "how deep what skipping layers changes in the answer lies, by group of questions",
@@ -85,6 +90,14 @@ _ALL = (
     Analysis(
         "effective-depth", "depth", "the layer at which the model turns to its answer, by three criteria", "prompts",
         each(curves_of_depth), depths_of_curves, plots.plot_effective_depths,
+    ),
+    Analysis(
+        "maps", "depth", "how well each state is a linear map of each other", "prompts",
+        own_maps, all_states, plots.plot_linear_maps, fewest=2, lacks=too_few_tokens,
+    ),
+    Analysis(
+        "maps-bypassed", "depth", "the same onto the states with the middle layers bypassed", "prompts",
+        maps_to_bypassed, all_states, plots.plot_linear_maps, fewest=2, lacks=too_few_tokens, settings=BYPASSED,
     ),
     Analysis(
         "block-influence", "importance", "1 - cosine of each block's input and output (ShortGPT)", "prompts",
@@ -96,17 +109,15 @@ _ALL = (
     ),
     Analysis(
         "zd", "importance", "share of a layer's weights far from their mean (no data)", "prompts",
-        whole(lambda model, prompts: importance.z_density(model)), _first, plots.plot_importance,
+        whole(lambda model, prompts, progress: importance.z_density(model)), _last, plots.plot_importance,
     ),
     Analysis(
         "angular", "importance", "angular distance over every stretch of layers", "prompts",
-        whole(lambda model, prompts: importance.angular_distance(model, prompts.whole, data=prompts.name)),
-        _first, plots.plot_angular_distance,
+        _all_prompts(importance.angular_distance), _last, plots.plot_angular_distance,
     ),
     Analysis(
         "similarity", "importance", "cosine of every pair of states", "prompts",
-        whole(lambda model, prompts: importance.state_similarity(model, prompts.whole, data=prompts.name)),
-        _first, plots.plot_state_similarity,
+        _all_prompts(importance.state_similarity), _last, plots.plot_state_similarity,
     ),
     Analysis(
         "variance", "importance", "growth of the stream's variance at each layer", "prompts",
@@ -119,7 +130,7 @@ _ALL = (
     ),
     Analysis(
         "updates", "importance", "how much of each update a token-wise linear map explains", "prompts",
-        whole(geometry), _first, plots.plot_update_geometry, fewest=2,
+        whole(geometry), _last, plots.plot_update_geometry, fewest=2,
     ),
     Analysis(
         "ablation", "importance", "change of loss and KL when a block is bypassed", "prompts",
@@ -132,8 +143,7 @@ _ALL = (
     ),
     Analysis(
         "sleb", "importance", "layers removed one after the other, least perplexity first", "prompts",
-        whole(lambda model, prompts: importance.sleb(model, prompts.whole, data=prompts.name)),
-        _first, plots.plot_sleb,
+        removals, _last, plots.plot_sleb,
     ),
     Analysis(
         "agreement", "importance", "do all measures of importance rank the layers alike?", "prompts",
@@ -149,7 +159,7 @@ _ALL = (
     ),
     Analysis(
         "tell-tale", "tokens", "how often the right choice has the largest norms", "choices",
-        candidates, right_by_norms, plots.plot_share_right, fewest=2, settings=TELL_TALE,
+        candidates, right_by_norms, plots.plot_share_right, fewest=2, lacks=too_alike, settings=TELL_TALE,
     ),
     Analysis(
         "painters", "painters", "score with the middle layers skipped, repeated, reordered", "questions",
@@ -157,7 +167,7 @@ _ALL = (
     ),
     Analysis(
         "tradeoff", "plans", "right answers against decode time, by how the skipped layers are chosen", "questions",
-        tradeoffs, all_plans, plots.plot_plan_tradeoff, fewest=2, settings=TRADEOFF,
+        tradeoffs, all_plans, plots.plot_plan_tradeoff, fewest=2, lacks=too_alike, settings=TRADEOFF,
     ),
 )  # fmt: skip
 CATALOGUE = MappingProxyType({one.name: one for one in _ALL})

@@ -10,9 +10,10 @@ from lacscope import depth_efficiency as depth
 from lacscope.analyze.analysis import Part, each
 from lacscope.analyze.joining import join_samples
 from lacscope.analyze.prompts import Prompts
+from lacscope.reading import Progress
 
 
-def erasure(model: Any, prompts: Prompts) -> xr.Dataset:
+def erasure(model: Any, prompts: Prompts, progress: Progress | None) -> xr.Dataset:
     """Residual erasure of the shortest question."""
     place = _shortest(prompts)
     # As the authors: the means are of ten questions with their answers.
@@ -23,15 +24,17 @@ def erasure(model: Any, prompts: Prompts) -> xr.Dataset:
         mean_over=others,
         data=f"{prompts.name}, the shortest question",
         mean_data=prompts.name,
+        progress=progress,
     )
 
 
-def gradients(model: Any, prompts: Prompts) -> xr.Dataset:
+def gradients(model: Any, prompts: Prompts, progress: Progress | None) -> xr.Dataset:
     """Integrated gradients of the shortest question."""
     return depth.integrated_gradients(
         model,
         *_alone(prompts, _shortest(prompts)),
         data=f"{prompts.name}, the shortest question",
+        progress=progress,
     )
 
 

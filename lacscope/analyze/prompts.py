@@ -14,6 +14,7 @@ from lacscope.tasks.registry import task as task_named
 from lacscope.tasks.selection import choose
 
 STYLE = "plain"  # which every task has; lettered options, such as ARC's other style, small models cannot read
+CALIBRATION = 4  # every fourth question is fitted on, and the others are answered
 LONG_PASSAGE = 400  # characters: shorter paragraphs of a text are headings and the like
 
 
@@ -87,6 +88,13 @@ class Prompts:
     def of_task(self, name: str) -> list[Question]:
         """One benchmark's questions."""
         return [one for one, task in zip(self.questions, self.tasks, strict=True) if task == name]
+
+
+def too_alike(model: Any, prompts: Prompts) -> str:
+    """In words, that calibration leaves no question to be answered; "" where some are left."""
+    if len(prompts.apart(CALIBRATION)[1]):
+        return ""
+    return f"it calibrates on one question in {CALIBRATION} and answers the others; none is left, for all are alike"
 
 
 def task_prompts(

@@ -5,7 +5,7 @@ from typing import Any
 
 import xarray as xr
 
-from lacscope.analyze.analysis import AT_ONCE, Analysis
+from lacscope.analyze.analysis import AT_ONCE, Analysis, SoFar
 from lacscope.analyze.prompts import Prompts
 from lacscope.analyze.store import ResultStore, result_id
 from lacscope.dataset import installed_versions
@@ -30,23 +30,24 @@ def analyze(
         model: a ``TransformerBridge`` or ``HookedTransformer``.
         analysis: of ``CATALOGUE``.
         weights: digest of the model's weights (:func:`lacscope.facts.weights_digest`), part of the result's id.
-        progress: called with (parts done, parts).
+        progress: called with (parts done, parts); where there is one part alone, also with how far that is.
 
     Raises:
         PromptsError: prompts that lack what the analysis needs.
     """
-    analysis.check(prompts)
+    analysis.check(model, prompts)
     settings = {"data": prompts.name, "at_once": AT_ONCE, **analysis.settings}
     key = result_id(analysis.name, weights, settings, _read_by(prompts), installed_versions())
     found = store.finished(analysis.name, key)
     if found is not None:
         return found
     work = analysis.parts(model, prompts)
-    parts = []
+    within = progress if len(work) == 1 else None
+    parts: list[xr.Dataset] = []
     for index, run in enumerate(work):
         part = store.part(analysis.name, key, index)
         if part is None:
-            store.write_part(analysis.name, key, index, run())
+            store.write_part(analysis.name, key, index, run(SoFar(tuple(parts), within)))
             part = store.part(analysis.name, key, index)
         assert part is not None
         parts.append(part)

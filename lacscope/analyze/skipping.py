@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -12,8 +11,8 @@ import xarray as xr
 from lacscope.adapters import adapt
 from lacscope.analyses.comparisons import PRIMARY_ALPHA
 from lacscope.analyses.painters import painters_curves
-from lacscope.analyze.analysis import Part
-from lacscope.analyze.prompts import Prompts
+from lacscope.analyze.analysis import Part, piece
+from lacscope.analyze.prompts import CALIBRATION, Prompts
 from lacscope.facts import model_attrs
 from lacscope.painters import KINDS, SUN_CURVES, score_variants, variants
 from lacscope.presets import result_attrs
@@ -24,7 +23,6 @@ SCORED = "token_accuracy"
 SHARES = (0.1, 0.2, 0.3)  # of the layers, skipped
 STARTS = 8  # of the curves, from the first possible to the last
 SEEDS = (0, 1)
-CALIBRATION = 4  # every fourth question
 PAINTERS = MappingProxyType({"kinds": list(KINDS), "starts": STARTS, "seeds": list(SEEDS)})
 TRADEOFF = MappingProxyType(
     {"shares": list(SHARES), "seeds": list(SEEDS), "alpha": PRIMARY_ALPHA, "calibrated_on": f"1 of {CALIBRATION}"}
@@ -52,7 +50,7 @@ def painters(model: Any, prompts: Prompts) -> list[Part]:
         (table,) = score_variants(model, by_task, [variant], score=score)
         return xr.Dataset({name: ("row", table[name].to_numpy()) for name in table}, attrs=attrs)
 
-    return [partial(one, variant) for variant in variants(n_layers, KINDS, starts, seeds=SEEDS)]
+    return [piece(one, variant) for variant in variants(n_layers, KINDS, starts, seeds=SEEDS)]
 
 
 def curves(parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -87,7 +85,7 @@ def tradeoffs(model: Any, prompts: Prompts) -> list[Part]:
         settings = json.loads(found.attrs["settings"]) | dict(TRADEOFF)
         return found.assign_attrs(settings=json.dumps(settings, sort_keys=True))
 
-    return [partial(one, skip) for skip in skips]
+    return [piece(one, skip) for skip in skips]
 
 
 def all_plans(parts: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -1,7 +1,7 @@
 """Linear maps from the layers of one model to those of another: does the deeper one compute anything new?"""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,7 @@ CSORDAS_LINEAR_MAPS = Preset(
     {"tokens_per_dim": 10},
     read_in="paper",
 )
+HELD_OUT = 0.2  # of the prompts
 _SMALLEST_NORM = 1e-6
 
 
@@ -45,7 +46,8 @@ def linear_maps(
     *,
     ridge: float = 1e-4,
     tokens_per_dim: int = 10,
-    held_out: float = 0.2,
+    held_out: float = HELD_OUT,
+    states: Sequence[int] | None = None,
     states_at_once: int = 4,
     within_a: Within = nullcontext,
     within_b: Within = nullcontext,
@@ -67,6 +69,7 @@ def linear_maps(
         ridge: the penalty, as a share; above 0.
         tokens_per_dim: tokens to fit on, at least, for each of A's dimensions.
         held_out: share of the prompts, at the end, that the errors are measured on.
+        states: of A, that are mapped from; None: all. Each has the same map whether or not the others are asked for.
         states_at_once: states of A fitted in one reading.
         within_a: makes the context about each pass of A: a plan or hooks.
         within_b: likewise for B, so that a model can be compared with itself altered:
@@ -95,7 +98,7 @@ def linear_maps(
     rows = _same_rows(pair.a, pair.b, inputs)
     n_held = max(1, round(held_out * len(rows)))
     fitted, held = rows[:-n_held], rows[-n_held:]
-    n_fitted = sum(len(ids) - 1 for ids in fitted)
+    n_fitted = n_tokens_to_fit(rows, held_out)
     d_a = int(pair.a.model.cfg.d_model)
     if not fitted or n_fitted < tokens_per_dim * d_a:
         raise ValueError(
@@ -103,13 +106,14 @@ def linear_maps(
             f"{tokens_per_dim} for each of the {d_a} dimensions of {pair.a.name} are {tokens_per_dim * d_a}. "
             "Give more prompts, or a smaller tokens_per_dim."
         )
-    groups = list(torch.arange(pair.a.n_layers + 1).split(states_at_once))
+    mapped_from = _states(pair.a, states)
+    groups = list(torch.tensor(mapped_from).split(states_at_once))
     tick = _counter(progress, len(groups) * len(rows))
     found = []
     for group in groups:
         maps = _fit(pair, fitted, group.tolist(), ridge, tick)
         found.append(_held_out_errors(pair, held, group.tolist(), maps, tick))
-    ds = _dataset(torch.cat(found, dim=2).numpy(), names or (pair.a.name, pair.b.name))
+    ds = _dataset(torch.cat(found, dim=2).numpy(), mapped_from, names or (pair.a.name, pair.b.name))
     ds.attrs = result_attrs(
         model_attrs(pair.a),
         preset=CSORDAS_LINEAR_MAPS,
@@ -120,6 +124,16 @@ def linear_maps(
         data=data,
     )
     return ds.assign_attrs(model_b=pair.b.name, n_fitted_tokens=n_fitted, n_held_out=n_held)
+
+
+def n_tokens_to_fit(rows: Sequence[Sequence[int]], held_out: float = HELD_OUT) -> int:
+    """Tokens that :func:`linear_maps` fits on: those of the prompts that are not held out, position 0 apart.
+
+    >>> n_tokens_to_fit([[1] * 10, [1] * 10, [1] * 99])
+    18
+    """
+    n_held = max(1, round(held_out * len(rows)))
+    return sum(len(ids) - 1 for ids in rows[:-n_held])
 
 
 @dataclass(frozen=True)
@@ -187,7 +201,9 @@ def _held_out_errors(
     return torch.stack(found, dim=1)
 
 
-def _dataset(errors: Float[np.ndarray, "part sample state_a state_b"], names: tuple[str, str]) -> xr.Dataset:
+def _dataset(
+    errors: Float[np.ndarray, "part sample state_a state_b"], states: list[int], names: tuple[str, str]
+) -> xr.Dataset:
     dims = ("sample", "state_a", "state_b")
     words = {"error": "held-out ||xW - y|| / ||y||", "error_position_0": "||xW - y|| / ||y|| at position 0"}
     ds = xr.Dataset(
@@ -195,7 +211,7 @@ def _dataset(errors: Float[np.ndarray, "part sample state_a state_b"], names: tu
             name: (dims, part, {"long_name": words[name], "units": "1"})
             for name, part in zip(words, errors, strict=True)
         },
-        {dim: np.arange(size) for dim, size in zip(dims, errors.shape[1:], strict=True)},
+        {"sample": np.arange(errors.shape[1]), "state_a": states, "state_b": np.arange(errors.shape[3])},
     )
     for dim, name in zip(dims[1:], names, strict=True):
         ds[dim].attrs["long_name"] = f"state of {name}"
@@ -214,6 +230,14 @@ def _check_settings(ridge: float, held_out: float, states_at_once: int) -> None:
         raise ValueError(f"held_out must be a share of the prompts above 0 and below 1, got {held_out}.")
     if states_at_once < 1:
         raise ValueError(f"states_at_once must be at least 1, got {states_at_once}.")
+
+
+def _states(adapter: Adapter, states: Sequence[int] | None) -> list[int]:
+    """The states of A that are mapped from, in rising order."""
+    found = list(range(adapter.n_layers + 1)) if states is None else sorted({int(state) for state in states})
+    if not found or found[0] < 0 or found[-1] > adapter.n_layers:
+        raise ValueError(f"states={states}: {adapter.name} has states 0 to {adapter.n_layers}; give one at least.")
+    return found
 
 
 def _same_rows(a: Adapter, b: Adapter, inputs: Any) -> list[list[int]]:

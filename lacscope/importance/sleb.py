@@ -38,6 +38,7 @@ def sleb(
     remove: int | None = None,
     protect: Collection[int] = (0, -1),
     max_tokens: int | None = 2048,
+    go_on_from: xr.Dataset | None = None,
     data: str = "",
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -54,6 +55,7 @@ def sleb(
         remove: how many blocks to remove; None: all but those that are protected, and one at least stays.
         protect: layers that are never removed; the authors keep the first and the last.
         max_tokens: read no more than the first so many tokens of each prompt.
+        go_on_from: a result of the same model, prompts and ``protect`` with fewer removals, which are not made again.
         data: what the prompts are, for the figure.
         progress: called with (removals tried, removals to try), each over all prompts.
 
@@ -66,7 +68,8 @@ def sleb(
 
     Raises:
         InputError: inputs that cannot be read, or a prompt without a next token.
-        ValueError: more removals than there are candidates, or a protected layer that the model has not.
+        ValueError: more removals than there are candidates, a protected layer that the model has not, or a result to
+            go on from that is of other prompts or layers, or as long already.
 
     >>> from lacscope.testing import tiny_model
     >>> sleb(tiny_model(), [5, 17, 3, 60], remove=2)["removed"].sizes["step"]
@@ -85,8 +88,12 @@ def sleb(
     losses = np.full((len(read), n_removed + 1), np.nan)
     tried = np.full((n_removed + 1, n_layers), np.nan)
     removed: list[int] = []
-    done, to_do = 0, sum(len(candidates) - step for step in range(n_removed))
-    for step in range(1, n_removed + 1):
+    if go_on_from is not None:
+        removed = _removed_before(go_on_from, n_tokens, candidates, n_removed)
+        losses[:, : len(removed) + 1] = go_on_from["loss"].values
+        tried[: len(removed) + 1] = go_on_from["candidate_loss"].values
+    done, to_do = 0, sum(len(candidates) - step for step in range(len(removed), n_removed))
+    for step in range(len(removed) + 1, n_removed + 1):
         left = [layer for layer in candidates if layer not in removed]
         found = np.empty((len(read), len(left)))
         with adapter.not_running(removed):
@@ -137,6 +144,21 @@ def removable(n_layers: int, protect: Collection[int], remove: int | None) -> li
             "(one layer at least stays)."
         )
     return found
+
+
+def _removed_before(
+    earlier: xr.Dataset, n_tokens: Int[np.ndarray, " sample"], candidates: list[int], remove: int
+) -> list[int]:
+    """The layers that an earlier result removed, if it may be gone on from."""
+    removed = [int(layer) for layer in earlier["removed"].values[1:]]
+    if not np.array_equal(earlier["n_tokens"].values, n_tokens) or not set(removed) <= set(candidates):
+        raise ValueError(
+            "go_on_from is a result of other prompts, or removed layers that may not go here: "
+            "give one of the same prompts, max_tokens and protect."
+        )
+    if len(removed) >= remove:
+        raise ValueError(f"go_on_from removed {len(removed)} layers already, and {remove} are asked for.")
+    return removed
 
 
 def importance_of(removed_at: Float[np.ndarray, " layer"]) -> Float[np.ndarray, " layer"]:

@@ -11,7 +11,7 @@ _MAKER = "lacscope.depth_efficiency.linear_maps(model_a, model_b, prompts)"
 
 
 def plot_linear_maps(maps: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Mean relative error of the map from each state of A (y, 0 at the bottom) to each state of B (x).
+    """Mean relative error of the map from each state of A (y, the first at the bottom) to each state of B (x).
 
     Args:
         maps: from :func:`lacscope.depth_efficiency.linear_maps`; the mean over its samples is drawn.
@@ -48,7 +48,11 @@ def plot_linear_maps(maps: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax.set_xlabel(str(maps["state_b"].attrs.get("long_name", "state of B")), parse_math=False)
     ax.set_ylabel(str(maps["state_a"].attrs.get("long_name", "state of A")), parse_math=False)
     ax.xaxis.set_major_locator(whole_numbers())
-    ax.yaxis.set_major_locator(whole_numbers())
+    states = maps["state_a"].values.tolist()
+    if states == list(range(len(states))):
+        ax.yaxis.set_major_locator(whole_numbers())
+    else:
+        ax.set_yticks(range(len(states)), labels=list(map(str, states)))
     ax.figure.colorbar(
         image,
         ax=ax,

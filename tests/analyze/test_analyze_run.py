@@ -26,7 +26,7 @@ def counted(needs="prompts"):
             ran.append(index)
             return xr.Dataset({"v": ("row", np.arange(2) + 2 * index)})
 
-        return [lambda: run(0), lambda: run(1)]
+        return [lambda so_far: run(0), lambda so_far: run(1)]
 
     return Analysis("count", "depth", "counts", needs, parts, lambda found: xr.concat(found, "row"), print), ran
 

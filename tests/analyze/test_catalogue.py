@@ -14,6 +14,7 @@ from lacscope.analyses.effects import token_shift
 from lacscope.analyses.phase_matching import MATCHINGS
 from lacscope.analyze import analysis as parts_module
 from lacscope.analyze import importance, skipping
+from lacscope.analyze.analysis import SoFar
 from lacscope.analyze.catalogue import CATALOGUE, GROUPS, named
 from lacscope.analyze.prompts import Prompts, PromptsError
 from lacscope.analyze.run import analyze
@@ -24,11 +25,13 @@ from lacscope.depth_efficiency import (
     depth_score,
     effective_depths,
     future_skip_influence,
+    linear_maps,
     logit_lens,
     residual_cosines,
     residual_erasure,
 )
 from lacscope.importance.agreement import MEASURES
+from lacscope.importance.sleb import sleb
 from lacscope.sealed import read_sealed, write_sealed
 from lacscope.tradeoff import plan_tradeoff, skipping_plans
 
@@ -48,7 +51,7 @@ def cut_at(analysis, index):
     def parts(model, prompts):
         work = analysis.parts(model, prompts)
 
-        def interrupt():
+        def interrupt(so_far):
             raise KeyboardInterrupt
 
         return [*work[:index], interrupt, *work[index + 1 :]]
@@ -61,9 +64,16 @@ def none_again(analysis, allowed=()):
 
     def parts(model, prompts):
         work = analysis.parts(model, prompts)
-        return [run if i in allowed else lambda: pytest.fail("a part was run again") for i, run in enumerate(work)]
+        again = lambda so_far: pytest.fail("a part was run again")  # noqa: E731
+        return [run if i in allowed else again for i, run in enumerate(work)]
 
     return replace(analysis, parts=parts)
+
+
+def many_tokens(prompts):
+    """Ten times as many prompts: more tokens than a map of 32 dimensions is fitted on."""
+    names = ("inputs", "responses", "questions", "tasks")
+    return replace(prompts, **{name: getattr(prompts, name) * 10 for name in names})
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -71,6 +81,7 @@ def test_cut_gone_on_with_found_again_and_drawn(name, tiny_with_tokenizer, toy, 
     # As many draws as are needed to tell two results apart, not to believe one.
     monkeypatch.setattr(importance, "agreement", partial(agreement, n_boot=20, n_permutations=100))
     model, analysis = tiny_with_tokenizer, CATALOGUE[name]
+    toy = many_tokens(toy) if name.startswith("maps") else toy
     n_parts = len(analysis.parts(model, toy))
     last = n_parts - 1
     store = ResultStore(tmp_path / "cut")
@@ -82,7 +93,8 @@ def test_cut_gone_on_with_found_again_and_drawn(name, tiny_with_tokenizer, toy, 
     found = analyze(
         model, none_again(analysis, {last}), toy, store, weights="w", progress=lambda *step: done.append(step)
     )
-    assert done == [(i + 1, n_parts) for i in range(n_parts)]
+    assert done[-1] == (n_parts, n_parts)
+    assert n_parts == 1 or done == [(i + 1, n_parts) for i in range(n_parts)]
     assert not list(store.folder.rglob("part-*.nc"))
 
     undisturbed = analyze(model, analysis, toy, ResultStore(tmp_path / "whole"), weights="w")
@@ -97,6 +109,76 @@ def test_cut_gone_on_with_found_again_and_drawn(name, tiny_with_tokenizer, toy, 
     assert said["model"] == "tiny-llama"
     if name != "zd":  # reads no data
         assert "toy" in said["data"]
+
+
+@pytest.mark.parametrize("name", ["erasure", "gradients", "angular", "similarity", "updates"])
+def test_what_is_one_part_says_how_far_it_is(name, tiny_with_tokenizer, toy, tmp_path):
+    steps = []
+    (run,) = CATALOGUE[name].parts(tiny_with_tokenizer, toy)
+    run(SoFar(progress=lambda *step: steps.append(step)))
+    assert len(steps) > 1
+    assert steps[-1][0] == steps[-1][1]
+    told = []
+    slow = replace(CATALOGUE["lim"], parts=lambda model, prompts: [run], join=lambda parts: parts[0])
+    analyze(
+        tiny_with_tokenizer, slow, toy, ResultStore(tmp_path), weights="w", progress=lambda *step: told.append(step)
+    )
+    assert told == [*steps, (1, 1)]
+
+
+def test_removals_go_on_from_one_another(tiny_with_tokenizer, toy):
+    analysis = CATALOGUE["sleb"]
+    first, second = analysis.parts(tiny_with_tokenizer, toy)
+    found = [first()]
+    found.append(second(SoFar(tuple(found))))
+    xr.testing.assert_identical(analysis.join(found), sleb(tiny_with_tokenizer, toy.whole, data="toy"))
+
+
+def test_maps_onto_the_model_itself_and_onto_itself_without_its_middle(tiny_with_tokenizer, toy):
+    prompts = many_tokens(toy)
+    own, bypassed = (
+        CATALOGUE[name].join([run() for run in CATALOGUE[name].parts(tiny_with_tokenizer, prompts)])
+        for name in ("maps", "maps-bypassed")
+    )
+    xr.testing.assert_allclose(own, linear_maps(tiny_with_tokenizer, tiny_with_tokenizer, prompts.whole, data="toy"))
+    assert own.attrs["departures"] == ""
+    assert own["state_a"].values.tolist() == own["state_b"].values.tolist() == [0, 1, 2, 3, 4]
+    # Layer 1 of the four is bypassed: what enters it leaves it.
+    error = bypassed["error"].mean("sample")
+    np.testing.assert_allclose(error[:, 2], error[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(error[:, :2], own["error"].mean("sample")[:, :2], rtol=1e-6)
+    assert abs(error[:, 3] - own["error"].mean("sample")[:, 3]).max() > 0.01
+    assert bypassed["state_b"].attrs["long_name"] == "state of tiny-llama without layer 1"
+
+
+def test_maps_need_tokens_enough_for_the_models_width(tiny_with_tokenizer, toy):
+    given = sum(len(ids) - 1 for ids in toy.whole[:2])
+    with pytest.raises(PromptsError) as caught:
+        CATALOGUE["maps"].check(tiny_with_tokenizer, toy)
+    assert str(caught.value) == (
+        "maps: it fits maps on 10 tokens for each of the 32 dimensions of the stream, 320 in all, "
+        f"got {given}: raise --limit."
+    )
+    CATALOGUE["maps"].check(tiny_with_tokenizer, many_tokens(toy))
+
+
+@pytest.mark.parametrize("name", ["tell-tale", "tradeoff"])
+def test_what_calibrates_needs_other_questions_to_answer(name, tiny_with_tokenizer, toy):
+    alike = toy.part(0, 1)
+    alike = replace(alike, inputs=alike.inputs * 2, questions=alike.questions * 2, tasks=alike.tasks * 2)
+    with pytest.raises(PromptsError, match=f"{name}: it calibrates on one question in 4 and answers the others; none"):
+        CATALOGUE[name].check(tiny_with_tokenizer, replace(alike, responses=alike.responses * 2))
+
+
+def test_no_question_is_calibrated_on_and_asked(tiny_with_tokenizer, toy):
+    analysis = CATALOGUE["tell-tale"]
+    order = (0, 1, 2, 0)  # the last repeats the one that is calibrated on
+    names = ("inputs", "responses", "questions", "tasks")
+    repeated = replace(toy, **{name: tuple(getattr(toy, name)[i] for i in order) for name in names})
+    found, without = (
+        analysis.join([run() for run in analysis.parts(tiny_with_tokenizer, prompts)]) for prompts in (repeated, toy)
+    )
+    xr.testing.assert_identical(found, without)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +357,7 @@ def test_a_text_has_tokens_of_prompts_alone(tiny_with_tokenizer, toy):
     found = analysis.join([run() for run in analysis.parts(tiny_with_tokenizer, text)])
     assert found.attrs["data"] == "text, prompts alone"
     with pytest.raises(PromptsError, match="token-phases: it needs answers after the prompts"):
-        CATALOGUE["token-phases"].check(text)
+        CATALOGUE["token-phases"].check(tiny_with_tokenizer, text)
 
 
 def test_the_phase_control_is_of_usage_and_of_each_effect(tiny_with_tokenizer, toy):
@@ -306,7 +388,7 @@ def test_the_right_choice_by_norms_is_that_of_every_candidate_traced(tiny_with_t
 def test_questions_of_one_choice_are_no_candidates(tiny_with_tokenizer, toy):
     single = replace(toy, questions=tuple(replace(one, choices=("deep",), target=0) for one in toy.questions))
     with pytest.raises(PromptsError, match="tell-tale: it needs questions with several choices: give --task arc_easy"):
-        CATALOGUE["tell-tale"].check(single)
+        CATALOGUE["tell-tale"].check(tiny_with_tokenizer, single)
 
 
 def test_names_groups_and_all():
@@ -333,11 +415,11 @@ def test_a_name_that_there_is_not():
 )
 def test_what_a_text_lacks(name, text):
     with pytest.raises(PromptsError) as caught:
-        CATALOGUE[name].check(TEXT)
+        CATALOGUE[name].check(None, TEXT)
     assert str(caught.value) == text
 
 
 def test_what_is_fitted_on_one_half_needs_two_prompts():
-    CATALOGUE["updates"].check(TEXT)
+    CATALOGUE["updates"].check(None, TEXT)
     with pytest.raises(PromptsError, match="updates: it needs 2 prompts or more, got 1"):
-        CATALOGUE["updates"].check(TEXT.part(0, 1))
+        CATALOGUE["updates"].check(None, TEXT.part(0, 1))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from helpers import bridge_of, shared_model, unchanged
 from plain_transformers import whole_pass
 
@@ -101,6 +102,16 @@ def test_fewer_states_at_once_read_more_often_and_change_no_number() -> None:
     assert calls[2] == [(done, 15) for done in range(1, 16)]
     assert calls[9] == [(done, 5) for done in range(1, 6)]
     assert found[0].sizes["sample"] == 2
+
+
+def test_a_state_asked_for_alone_has_the_same_map() -> None:
+    a, b = shared_model("llama"), tiny_model("llama", seed=1)
+    found = linear_maps(a, b, ROWS, states=[3, 1])
+    assert found.state_a.values.tolist() == [1, 3]
+    xr.testing.assert_allclose(found, linear_maps(a, b, ROWS).sel(state_a=[1, 3]), rtol=1e-9)
+    for states in ([5], [-1], []):
+        with pytest.raises(ValueError, match=r"has states 0 to 4; give one at least"):
+            linear_maps(a, b, ROWS, states=states)
 
 
 def test_the_attributes_say_what_was_fitted() -> None:

@@ -92,6 +92,27 @@ def test_a_block_that_dominates_goes_last(architecture: str) -> None:
     assert found["removed"].values[-1] == 1
 
 
+def test_going_on_from_fewer_removals_is_as_if_never_stopped() -> None:
+    model, steps = tiny_model(n_layers=6), []
+    whole = sleb(model, PROMPTS, remove=4)
+    begun = sleb(model, PROMPTS, remove=2)
+    found = sleb(model, PROMPTS, remove=4, go_on_from=begun, progress=lambda *at: steps.append(at))
+    assert found.identical(whole)
+    assert steps == [(2, 3), (3, 3)]
+
+
+def test_what_cannot_be_gone_on_from_is_refused_in_words() -> None:
+    model = tiny_model(n_layers=5)
+    begun = sleb(model, PROMPTS, remove=2)
+    with pytest.raises(ValueError, match=r"go_on_from is a result of other prompts, or removed layers that may not"):
+        sleb(model, PROMPTS[1:], go_on_from=begun)
+    gone = int(begun["removed"][1])
+    with pytest.raises(ValueError, match=r"go_on_from is a result of other prompts, or removed layers that may not"):
+        sleb(model, PROMPTS, protect=(gone,), go_on_from=begun)
+    with pytest.raises(ValueError, match=r"go_on_from removed 2 layers already, and 2 are asked for\."):
+        sleb(model, PROMPTS, remove=2, go_on_from=begun)
+
+
 def test_layers_before_the_first_candidate_run_once_a_prompt() -> None:
     model = tiny_model(n_layers=5)
     sleb(model, PROMPTS, remove=1)  # what is found out once a model, by passes of its own

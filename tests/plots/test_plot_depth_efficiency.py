@@ -234,3 +234,5 @@ def test_maps_show_the_mean_error_and_the_best_state_of_a() -> None:
     np.testing.assert_array_equal(ax.get_lines()[0].get_ydata(), ds.error.mean("sample").argmin("state_a"))
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("state of small", "state of large")
     assert plot_linear_maps(ds.assign(error=ds.error * 3)).get_images()[0].colorbar.extend == "max"
+    some = plot_linear_maps(ds.isel(state_a=[0, 2]))
+    assert [label.get_text() for label in some.get_yticklabels()] == ["0", "2"]
