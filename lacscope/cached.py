@@ -1,5 +1,6 @@
 """A trace from activations that the user cached already."""
 
+import json
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lacscope.adapters import adapt
+from lacscope.adapters import Adapter, adapt, execution_of
 from lacscope.dataset import SampleTrace, build
 from lacscope.recorder import PassRecord, Run, assemble, run_attrs
 
@@ -18,6 +19,9 @@ def trace_from_cache(
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
 ) -> xr.Dataset:
     """The trace of one uncached pass, from the result of ``run_with_cache``.
+
+    A cache does not tell what made it. Where that was a pass under a plan that skips, call this inside the plan's
+    context, so that the trace says so; without that, a skipped layer counts as one that changed nothing.
 
     Args:
         cache: an ``ActivationCache`` (or dict) with ``blocks.{l}.hook_resid_pre`` and ``..._post`` for every
@@ -31,11 +35,14 @@ def trace_from_cache(
 
     Raises:
         KeyError: residual streams missing from the cache, naming them.
+        ValueError: tokens that do not fit the cache, or a plan that does more than skip.
 
     >>> _, cache = model.run_with_cache(tokens)  # doctest: +SKIP
     >>> voids(trace_from_cache(cache, tokens), alpha=0.8)  # doctest: +SKIP
     """
     model = getattr(cache, "model", None)
+    if model is not None:
+        _refuse_reordered(adapt(model))
     n_layers = adapt(model).n_layers if model is not None else _count_layers(cache)
     keys = [
         (_key(cache, layer, "hook_resid_pre", "hook_in"), _key(cache, layer, "hook_resid_post", "hook_out"))
@@ -68,6 +75,18 @@ def trace_from_cache(
         adapter = adapt(model)
         return assemble(samples, adapter, run_attrs(adapter, (), "observe"))
     return _anonymous(samples)
+
+
+def _refuse_reordered(adapter: Adapter) -> None:
+    execution = execution_of(adapter.model)
+    if execution is None:
+        return
+    plan = json.loads(execution.text)
+    if plan["blocks"] != list(range(adapter.n_layers)):
+        raise ValueError(
+            f"{adapter.name} runs under the plan [{plan['plan']}], which does more than skip: a cache has one stream a "
+            "block and does not tell in which order they ran. Use lacscope.trace under that plan."
+        )
 
 
 def _anonymous(samples: list[SampleTrace]) -> xr.Dataset:

@@ -147,6 +147,7 @@ class HaltingPass:
         self.rules = [RuleInPass(rule, state) for rule, state in zip(program.rules, run_states, strict=True)]
         self.layerwise: dict[str, list[Tensor]] = {}
         self.void: list[Tensor] = []
+        self.blocks: list[int] = []
         self.fired = 0
         self._inside = False
         self._resid_pre: Tensor | None = None
@@ -195,6 +196,7 @@ class HaltingPass:
         if self._inside or not self._is_due(layer):
             raise PartialPassError(self._out_of_order(layer))
         self._inside = True
+        self.blocks.append(layer)
         self._resid_pre = stream
         self._pre_norm = self._known_norm(stream)
         self._keep("resid_pre_norm", self._pre_norm)
@@ -294,6 +296,8 @@ class HaltingPass:
             post_norm,
             unit=unit,
             head=self.program.head,
+            place=self.fired,
+            n_places=self.n_places,
             **self.given,
         )
         masks = [rule.voids(view) for rule in self.rules]
@@ -339,4 +343,4 @@ class HaltingPass:
         # Copies: a view of one column would keep everything that was read so far, once for each step.
         mask = torch.ones(shape, dtype=torch.bool, device=home) if mask is None else mask.to(home, copy=True)
         tokens = torch.full(shape, -1, device=home) if tokens is None else tokens.detach().clone()
-        return PassRecord(tokens, mask, layerwise, void)
+        return PassRecord(tokens, mask, layerwise, void, tuple(self.blocks))

@@ -27,7 +27,7 @@ from torch import Tensor
 from lacscope.adapters import Adapter, PartialPassError, PassInput, execution_of, first_keys, registered
 from lacscope.checks import check_blocks
 from lacscope.halting_pass import HaltingPass, Program, Readouts, make_program
-from lacscope.recorder import Recorder, Run, run_attrs
+from lacscope.recorder import Recorder, Run, going_on_under_plan, under_plan
 from lacscope.rules import Effect, HaltingRule, needs_of
 
 __all__ = ["PaddingWarning", "RunWarning", "halting", "halting_hooks"]
@@ -90,12 +90,13 @@ class HaltingSession:
         position = step = None
         if now is not None:
             seen = torch.cat([run.mask.to(now.device), now], dim=1) if run.length else now
-            position = (seen.long().cumsum(-1) - 1)[:, run.length :]
+            read = (seen.long().cumsum(-1) - 1)[:, run.length :]
             lengths = run.prompt_lengths
             if lengths is None:
                 lengths = now.long().sum(-1)
                 run.prompt_lengths = lengths
-            step = position - lengths.to(position.device).unsqueeze(-1)
+            step = read - lengths.to(read.device).unsqueeze(-1)
+            position = read if isinstance(run.behind, int) else read + run.behind.to(read.device).unsqueeze(-1)
         current = HaltingPass(
             self.program,
             run_states=run.rule_states,
@@ -125,19 +126,21 @@ class HaltingSession:
             )
         record = current.record(given.tokens, mask)
         record.check_finite(run, None if self._stack else self.sample_ids)
-        if run.passes and run.passes[0].n_layers != record.n_layers:
+        if run.passes and run.passes[0].blocks != record.blocks:
             raise ValueError(
-                f"this pass executed {record.n_layers} blocks and the run began with {run.passes[0].n_layers}: the "
-                "plan changed on the way to one whose layers cannot stand in the same rows. Record such passes apart."
+                f"this pass executed the blocks {list(record.blocks)} and the run began with "
+                f"{list(run.passes[0].blocks)}: the plan changed on the way to one whose layers cannot stand in the "
+                "same rows. Record such passes apart."
             )
         run.add(record)
         run.cached = given.past_length + record.tokens.shape[1]
         run.cache = None if cache is None else weakref.ref(cache)
         keys = first_keys(cache)
         run.keys = None if keys is None else weakref.ref(keys)
-        began_under_a_plan = current.execution is not None and len(run.passes) == 1
-        rules, effect = self.program.rules, self.program.effect
-        self.recorder.keep(run, run_attrs(self.adapter, rules, effect) if began_under_a_plan else None)
+        self.recorder.keep(run)
+        if current.execution is not None:
+            said = under_plan if len(run.passes) == 1 else going_on_under_plan
+            run.attrs = said(run.attrs, current.execution.text)
 
     def _run_for(self, given: PassInput) -> Run:
         """The run that this pass continues, or a new one. See DESIGN: phases are decided by what is read."""
@@ -168,6 +171,10 @@ class HaltingSession:
         if self._stack:
             return run  # a call from inside a user's hook reads something of its own
         run.prompt_lengths = self.prompt_lengths
+        if given.past_length and given.tokens is not None:
+            known = given.attention_mask
+            past = torch.ones(len(given.tokens), given.past_length) if known is None else known[:, : given.past_length]
+            run.behind = past.long().sum(-1)
         rows = None if given.tokens is None else given.tokens.shape[0]
         for name, value in (("prompt_lengths", self.prompt_lengths), ("attention_mask", self.attention_mask)):
             if value is not None and rows is not None and value.shape[0] != rows:
@@ -258,7 +265,7 @@ def halting_hooks(
                 record.check_finite()
                 run = Run(rule_states=[])
                 run.add(record)
-                recorder.keep(run, attrs)
+                recorder.keep(run, attrs if execution is None else under_plan(attrs or {}, execution.text))
         return result
 
     return [

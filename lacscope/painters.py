@@ -5,7 +5,7 @@ Source: "Transformer Layers as Painters", Sun et al. 2024 (arXiv 2407.09298). Th
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 import pandas as pd
@@ -110,7 +110,7 @@ def score_variants(
         progress: called with (variants done, variants).
 
     Yields:
-        Columns ``task, kind, start, seed, sample, score``, and ``target_logp`` (nats) with ``target_tokens``.
+        Columns ``task, kind, start, seed, times, sample, score``, and ``target_logp`` (nats) with ``target_tokens``.
 
     Raises:
         ValueError: an unknown score.
@@ -140,9 +140,9 @@ def _tables(
         with running(model, variant.plan(n_layers)):
             for task, of_task in questions.items():
                 found = score_choices(model, of_task, batch_size=batch_size)
-                found = found.assign(task=task, kind=variant.kind, start=variant.start, seed=variant.seed)
+                found = found.assign(task=task, **asdict(variant))
                 tables.append(found.assign(score=found[columns[task]].astype(float)))
         if progress is not None:
             progress(done, len(asked))
-        kept = ["task", "kind", "start", "seed", "sample", "score", "target_logp", "target_tokens"]
+        kept = ["task", "kind", "start", "seed", "times", "sample", "score", "target_logp", "target_tokens"]
         yield pd.concat(tables, ignore_index=True)[kept]

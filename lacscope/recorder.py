@@ -5,6 +5,7 @@ O(layers x tokens).
 """
 
 import bisect
+import json
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,12 +29,13 @@ class NonFiniteStreamError(FloatingPointError):
 
 @dataclass
 class PassRecord:
-    """One finished forward pass."""
+    """One finished forward pass. ``blocks`` are those of its rows, in the order in which they fired."""
 
     tokens: Int[Tensor, "batch pos"]
     mask: Bool[Tensor, "batch pos"]
     layerwise: dict[str, Float[Tensor, "layer batch pos"]]
     void: Bool[Tensor, "*rule layer batch pos"] | None
+    blocks: tuple[int, ...] = ()
 
     @property
     def n_layers(self) -> int:
@@ -65,17 +67,21 @@ class PassRecord:
 
     def selected(self, rows: Int[Tensor, " row"]) -> "PassRecord":
         """The same pass as if these had been its rows."""
-        return PassRecord(
-            self.tokens[rows],
-            self.mask[rows],
-            {name: values[:, rows] for name, values in self.layerwise.items()},
-            None if self.void is None else self.void[..., rows, :],
+        return replace(
+            self,
+            tokens=self.tokens[rows],
+            mask=self.mask[rows],
+            layerwise={name: values[:, rows] for name, values in self.layerwise.items()},
+            void=None if self.void is None else self.void[..., rows, :],
         )
 
 
 @dataclass(eq=False)
 class Run:
-    """The passes of one prefill and its decode, and what is needed to recognise the next pass."""
+    """The passes of one prefill and its decode, and what is needed to recognise the next pass.
+
+    ``behind`` is how many tokens of each row the cache held before the run began.
+    """
 
     rule_states: list[dict[str, Any]]
     prompt_lengths: Int[Tensor, " batch"] | None = None
@@ -83,6 +89,7 @@ class Run:
     cache: "weakref.ref[Any] | None" = None
     keys: "weakref.ref[Any] | None" = None
     cached: int = 0
+    behind: Int[Tensor, " batch"] | int = 0
     order: int = 0
     attrs: dict[str, Any] = field(default_factory=dict)
 
@@ -101,7 +108,9 @@ class Run:
     def selected(self, rows: Int[Tensor, " row"]) -> "Run":
         """The same run as if these had been its rows, in this order; one may stand several times."""
         lengths = None if self.prompt_lengths is None else self.prompt_lengths[rows.to(self.prompt_lengths.device)]
-        return replace(self, passes=[record.selected(rows) for record in self.passes], prompt_lengths=lengths)
+        behind = self.behind if isinstance(self.behind, int) else self.behind[rows.to(self.behind.device)]
+        passes = [record.selected(rows) for record in self.passes]
+        return replace(self, passes=passes, prompt_lengths=lengths, behind=behind)
 
     def continues(self, past_length: int, cache: Any, keys: Any) -> bool:
         """True where a pass with this cache reads on from where this run stopped."""
@@ -189,7 +198,8 @@ class Recorder:
                 f"this recorder holds runs of {self._adapter.name}; give each model a recorder of its own."
             )
         self._adapter = adapter
-        self._attrs = run_attrs(adapter, rules, effect)
+        # Without the plan: each pass says under which it ran.
+        self._attrs = {name: value for name, value in run_attrs(adapter, rules, effect).items() if name != "plan"}
         return self._attrs
 
     def keep(self, run: Run, attrs: dict[str, Any] | None = None) -> None:
@@ -246,6 +256,30 @@ class Recorder:
             built = len(run.passes), assemble(samples, self._adapter, run.attrs)
             self._built[run] = built
         return built[1]
+
+
+def under_plan(attrs: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Attributes of a run whose first pass ran under the plan of this JSON (see ``Plan.as_json``)."""
+    return {**attrs, "plan": text}
+
+
+def going_on_under_plan(attrs: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Attributes of a run of which a later pass ran under the plan of this JSON, whatever the earlier ones did.
+
+    >>> later = '{"plan": "0, 2", "blocks": [0, 1, 2], "idle": [1]}'
+    >>> going_on_under_plan({}, later)["plan"]
+    '{"plan": "0-2", "blocks": [0, 1, 2], "idle": [1], "decode": "0, 2"}'
+    """
+    if attrs.get("plan") == text:
+        return dict(attrs)
+    now = json.loads(text)
+    n_rows = len(now["blocks"])
+    unplanned = {"plan": f"0-{n_rows - 1}", "blocks": list(range(n_rows)), "idle": []}
+    before = json.loads(attrs["plan"]) if "plan" in attrs else unplanned
+    if now["plan"] in (before["plan"], before.get("decode")) and set(now["idle"]) <= set(before["idle"]):
+        return {**attrs, "plan": json.dumps(before)}
+    merged = {**before, "idle": sorted({*before["idle"], *now["idle"]}), "decode": now.get("decode", now["plan"])}
+    return under_plan(attrs, json.dumps(merged))
 
 
 def run_attrs(adapter: Adapter, rules: Sequence[HaltingRule], effect: str) -> dict[str, Any]:

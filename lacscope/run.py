@@ -1,6 +1,7 @@
 """``trace``: batched prefill and decode with a KV cache, recorded layer by layer."""
 
 import dataclasses
+import json
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter
+from lacscope.adapters import Adapter, execution_of
 from lacscope.branching import RuleKeepsStateError, run_branches
 from lacscope.checks import check_blocks
 from lacscope.dataset import MEASURES, TOKENWISE_MEASURES, SampleTrace
@@ -117,6 +118,8 @@ def trace(
     if len(ids) != len(prompts):
         raise InputError(f"sample_ids has {len(ids)} entries for {len(prompts)} inputs.")
     _check_hook_names(adapter, fwd_hooks)
+    if "threshold" in measures:
+        _refuse_skipped_history(adapter)
 
     attrs = {
         "max_new_tokens": max_new_tokens,
@@ -184,6 +187,17 @@ def check_options(
     if responses is not None and max_new_tokens:
         raise ValueError("responses= gives the answers, max_new_tokens= generates them: pass one of the two.")
     Sampler(temperature, top_p)
+
+
+def _refuse_skipped_history(adapter: Adapter) -> None:
+    execution = execution_of(adapter.model)
+    plan = {} if execution is None else json.loads(execution.text)
+    if plan.get("idle"):
+        raise ValueError(
+            f"measure 'threshold' under the plan [{plan['plan']}], which skips layers {plan['idle']}: they have no "
+            "part in the other layers' history, and the norms kept do not tell them apart. Leave 'threshold' out; the "
+            "voids are recorded."
+        )
 
 
 def _check_hook_names(adapter: Adapter, fwd_hooks: Sequence[tuple[Any, Any]]) -> None:

@@ -48,7 +48,7 @@ def test_rows_are_found_by_sample_id_and_tokens_by_position() -> None:
             "no mask was given for sample 4; there are masks for 2 samples: 3, 7. The ids are trace's sample_ids",
         ),
         (7, 3, 2, "sample 7 has a mask of 3 tokens, and its token 3 is now read (tokens count from 0)"),
-        (7, 0, 5, "the masks have 2 layers, the model has 5."),
+        (7, 0, 5, "the masks have 2 layers, and 5 are run, or skipped, in this pass."),
     ],
 )
 def test_nothing_is_made_up_where_a_mask_is_missing(sample: int, position: int, n_layers: int, text: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from helpers import PROMPTS, assert_same_trace, left_padded, rows_of, shared_model, unchanged
 
 from lacscope import FixedLayers, L2AdaptiveComputation, PaddingWarning, PartialPassError, RunWarning, halting, trace
+from lacscope.rules import Scope
 
 RULE = L2AdaptiveComputation(0.6)
 IDS = torch.tensor([PROMPTS[0]])
@@ -169,6 +170,29 @@ def test_a_cache_filled_outside_starts_a_run_at_what_is_read():
     with torch.no_grad(), halting(model, RULE, "observe") as recorder, pytest.warns(RunWarning, match="filled outside"):
         model(torch.tensor([[3, 4]]), return_type="logits_and_cache", past_key_values=cache, use_cache=True)
     assert recorder.trace.token_id.values.tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_positions_behind_a_cache_filled_outside_are_the_samples_own(masked):
+    model, rule = shared_model("llama"), FixedLayers([1], scope=Scope(positions=(6, 7)))
+    ids = torch.tensor([PROMPTS[0][:6]])
+    ids = torch.cat([ids.new_zeros(1, 2), ids], dim=1) if masked else ids
+    mask = torch.ones(1, ids.shape[1] + 2)
+    mask[:, : 2 if masked else 0] = 0
+    with torch.no_grad():
+        read = {"attention_mask": mask[:, :-2]} if masked else {}
+        cache = model.original_model(input_ids=ids, use_cache=True, **read).past_key_values
+
+        def step(n):
+            read = {"attention_mask": mask[:, : ids.shape[1] + n]} if masked else {}
+            model.original_model(input_ids=torch.tensor([[7]]), past_key_values=cache, use_cache=True, **read)
+
+        with halting(model, rule, "bypass") as recorder:
+            with pytest.warns(RunWarning, match="continues no recorded run"):
+                step(1)
+            step(2)
+    assert recorder.trace.void.values[0, 1].tolist() == [True, False]
+    assert recorder.trace.phase.values[0].tolist() == ["prefill", "decode"]
 
 
 def test_a_pass_that_broke_off_is_not_recorded():

@@ -10,6 +10,7 @@ import torch
 from lacscope.analyses.painters import painters_curves
 from lacscope.choices import score_choices
 from lacscope.painters import Variant, score_variants, variants
+from lacscope.plans import Plan, plan
 from lacscope.tasks.base import Question
 
 PROMPTS = ("the river rises in a wood", "is it deep", "a cold river rises")
@@ -59,8 +60,14 @@ def test_tables_make_curves_and_the_full_model_is_one(tiny_with_tokenizer: Any) 
     scores = pd.concat(tables)
     assert seen[-1] == (7, 7)
     assert set(scores["kind"]) == {"full", "skip", "random"}
+    with plan(tiny_with_tokenizer, Plan.painters(4, "skip", 1)):
+        own = score_choices(tiny_with_tokenizer, questions())
+    mine = scores[(scores["kind"] == "skip") & (scores["start"] == 1)]
+    assert mine["score"].tolist() == own["token_accuracy"].tolist()
     curves = painters_curves(scores.assign(score=1.0), {"toy": 0.5})
     assert np.allclose(curves["median"], 1.0)
+    twice = pd.concat([scores, scores[scores["kind"] == "full"]]).assign(score=1.0)
+    assert painters_curves(twice, {"toy": 0.5}).equals(curves)
 
 
 def test_the_plan_is_closed_between_tables_and_after_an_error(tiny_with_tokenizer: Any) -> None:

@@ -91,6 +91,10 @@ class Adapter:
             for p in self.hook_points()
         )
 
+    def trunk(self) -> nn.Module | None:
+        """The module inside the model that calls the blocks, where it can be called on its own."""
+        return None
+
     def watched(self) -> list[tuple[nn.Module, str]]:
         """The methods that :meth:`watch` puts a function around, as (owner, name)."""
         raise NotImplementedError

@@ -126,6 +126,11 @@ class BridgeAdapter(Adapter):
     def _after_head(self, logits: Float[Tensor, "batch pos vocab"]) -> Float[Tensor, "batch pos vocab"]:
         return self.model.adapter.apply_output_logits_transform(logits)
 
+    def trunk(self) -> nn.Module | None:
+        original = self.model.original_model
+        inside: nn.Module = getattr(original, "base_model", original)
+        return None if inside is original else inside
+
     def watched(self) -> list[tuple[nn.Module, str]]:
         return [(self.model.original_model, "forward")]
 

@@ -20,7 +20,8 @@ def painters_curves(
 
     Args:
         scores: a row per (task, kind, start, seed, sample) with a ``score`` in [0, 1]; the full model's rows have
-            the kind ``"full"``. ``seed`` is -1 where a plan draws nothing.
+            the kind ``"full"``. ``seed`` is -1 where a plan draws nothing. ``times``, where it stands there, is one
+            number for each kind.
         chance: expected score of a blind guess, for each task.
         n_boot: bootstrap draws of samples, the same in every plan and in the full model.
         seed: of the bootstrap.
@@ -34,7 +35,8 @@ def painters_curves(
         there, not one of fewer tasks.
 
     Raises:
-        ValueError: no rows of the full model, a task without chance, or plans scored on different samples.
+        ValueError: no rows of the full model, or several that differ, a task without chance, plans scored on
+            different samples, or one kind with several ``times``.
 
     Source: Sun et al. 2024 (arXiv 2407.09298), section 2.
 
@@ -48,6 +50,7 @@ def painters_curves(
     if without:
         raise ValueError(f"no chance is given for {', '.join(without)}: chance={dict(chance)}.")
     plans = scores[scores["kind"] != FULL]
+    _refuse_several_times(plans)
     kinds = list(dict.fromkeys(plans["kind"]))
     starts = sorted(int(start) for start in set(plans["start"]))
     columns = [(kind, start) for kind in kinds for start in starts]
@@ -72,13 +75,28 @@ def painters_curves(
     return _labelled(tasks, kinds, starts, mean, normalised, share, full, counts, blind)
 
 
+def _refuse_several_times(plans: pd.DataFrame) -> None:
+    """Curves have no axis for it, and a mean of them is nobody's."""
+    if "times" not in plans:
+        return
+    for kind, times in plans.groupby("kind")["times"].unique().items():
+        if len(times) > 1:
+            raise ValueError(
+                f"{kind} was run with times {sorted(map(int, times))}: make a curve of each, by scores['times']."
+            )
+
+
 def _by_sample(
     rows: pd.DataFrame, task: str, columns: list[tuple[str, int]]
 ) -> tuple[Float[np.ndarray, " sample"], Float[np.ndarray, "plan sample"]]:
     """The full model's score of each sample, and each plan's, mean over seeds; NaN for a plan that was not run."""
-    whole = rows[rows["kind"] == FULL].set_index("sample")["score"].sort_index()
-    if whole.empty:
+    of_full = rows[rows["kind"] == FULL]
+    if of_full.empty:
         raise ValueError(f"{task} has no rows of the full model (kind {FULL!r}), which every score is measured by.")
+    # Tables of several calls laid end to end have the full model in each.
+    whole = of_full.groupby("sample")["score"].first()
+    if (of_full.groupby("sample")["score"].nunique() > 1).any():
+        raise ValueError(f"{task} has several scores of the full model for one sample: they are of different runs.")
     table = np.full((len(columns), len(whole)), np.nan)
     for place, (kind, start) in enumerate(columns):
         of_plan = rows[(rows["kind"] == kind) & (rows["start"] == start)]

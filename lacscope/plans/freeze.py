@@ -9,6 +9,7 @@ import xarray as xr
 from lacscope.analyses.usage import layer_usage
 from lacscope.analyses.voids import voids
 from lacscope.plans.plan import Plan
+from lacscope.rules.scope import layer_indices
 
 
 def freeze(
@@ -54,6 +55,10 @@ def freeze(
             "the trace was made with effect='bypass', so its voids are those of a model whose layers were skipped "
             "already: freeze a trace of the model as it is (effect 'observe' or 'readout')."
         )
+    if "rule" in trace.dims:
+        raise ValueError(
+            f"the trace has {trace.sizes['rule']} rules, each with norms of its own: freeze one, with .isel(rule=0)."
+        )
     usage = layer_usage(trace, voids(trace, alpha), "all" if phase == "all" else "phase")
     share = (usage if phase == "all" else usage.sel(phase=phase)).values
     if np.isnan(share).any():
@@ -61,6 +66,7 @@ def freeze(
             f"the trace has no {phase} tokens to count usage over; trace with max_new_tokens= or take another phase."
         )
     n_layers = len(share)
+    protect = layer_indices(protect, "protect")
     outside = [layer for layer in protect if not -n_layers <= layer < n_layers]
     if outside:
         raise ValueError(f"protect has layers {outside}; the trace has layers 0 to {n_layers - 1}.")
@@ -71,6 +77,8 @@ def freeze(
             raise ValueError(f"min_usage is a share of tokens, 0 to 1; got {min_usage}.")
         return Plan.skip(n_layers, [layer for layer in ranked if share[layer] < min_usage])
     assert skip is not None
+    if isinstance(skip, bool) or not hasattr(skip, "__index__"):
+        raise ValueError(f"skip is a number of layers (int), got {skip!r}.")
     if not 0 <= skip <= len(ranked):
         raise ValueError(f"skip must be 0 to {len(ranked)} ({n_layers} layers, {len(kept)} protected); got {skip}.")
     return Plan.skip(n_layers, ranked[:skip])

@@ -207,7 +207,7 @@ class Plan:
         >>> Plan.of(3, [0, 2, 1, 1]).describe()
         '0, 2, 2x 1'
         """
-        return cls(n_layers, tuple(Slot((int(block),)) for block in order))
+        return cls(n_layers, tuple(Slot((_index(block),)) for block in order))
 
     @classmethod
     def skip(cls, n_layers: int, layers: Iterable[SupportsIndex]) -> "Plan":
@@ -325,6 +325,12 @@ def _resolve(n_layers: int, layer: Any) -> int:
     if isinstance(layer, bool) or not hasattr(layer, "__index__") or not -n_layers <= int(layer) < n_layers:
         raise ValueError(f"layer {layer!r}: the model has layers 0 to {n_layers - 1} (or -1 to {-n_layers}).")
     return int(layer) % n_layers
+
+
+def _index(block: Any) -> int:
+    if isinstance(block, bool) or not hasattr(block, "__index__"):
+        raise ValueError(f"a plan is made of block indices (int), got {block!r}.")
+    return int(block)
 
 
 def _stretch(n_layers: int, layers: Iterable[Any]) -> list[int]:

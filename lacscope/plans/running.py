@@ -7,7 +7,7 @@ the plan, and nothing of the model is rewritten.
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def plan(model: Any, plan: Plan, *, decode: Plan | None = None) -> Iterator["Run
     the stream that passes it by; in any other plan a block that does not run has no place, and fires nothing.
 
     Args:
-        model: a ``TransformerBridge`` or ``HookedTransformer``.
+        model: a ``TransformerBridge`` or ``HookedTransformer``. A block that is called by hand runs as it is.
         plan: what to run; of as many layers as the model has.
         decode: what to run from a sequence's second (cached) pass on; it may only skip more. A pass without a cache
             is always a first one.
@@ -42,6 +42,7 @@ def plan(model: Any, plan: Plan, *, decode: Plan | None = None) -> Iterator["Run
         The :class:`RunningPlan`, whose ``change(plan)`` sets another plan for the passes to come.
 
     Raises:
+        TypeError: what is no :class:`Plan`.
         PlanError: a plan of another depth, a cache that this plan cannot go on with, a cached pass of a
             ``HookedTransformer``.
         UnsupportedModelError: a model whose blocks do not hand one stream on to each other, or share their K/V.
@@ -57,20 +58,12 @@ def plan(model: Any, plan: Plan, *, decode: Plan | None = None) -> Iterator["Run
     _check_model(adapter)
     with ExitStack() as stack:
         stack.enter_context(executing(adapter.model, running.execution))
-        stack.enter_context(adapter.watch(_WholePasses()))
+        stack.enter_context(adapter.watch(running))
+        if (trunk := adapter.trunk()) is not None:
+            stack.enter_context(around(trunk, "forward", running.inside))
         for layer, block in enumerate(adapter.model.blocks):
             stack.enter_context(around(block, "forward", functools.partial(running.call, layer)))
         yield running
-
-
-class _WholePasses:
-    """Hears of every pass; that it is watched makes partial ones raise."""
-
-    def open_pass(self, given: PassInput) -> None:
-        pass
-
-    def close_pass(self, cache: Any, completed: bool) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -102,6 +95,15 @@ class _Call:
         return output[0] if isinstance(output, tuple) else output
 
 
+@dataclass
+class _Pass:
+    """One pass of the model: the calls that it made of its blocks, whether it is inside the trunk, and has run them."""
+
+    calls: list[_Call] = field(default_factory=list)
+    inside: bool = False
+    ran: bool = False
+
+
 _STREAM = ("hidden_states", "resid_pre")
 
 
@@ -117,7 +119,7 @@ class RunningPlan:
             [adapter.hook_point(f"blocks.{layer}.{name}") for name in ("hook_resid_pre", "hook_resid_post")]
             for layer in range(adapter.n_layers)
         ]
-        self._calls: list[_Call] = []
+        self._passes: list[_Pass] = []
         self.execution = Execution(0, False, "")
         self.change(plan, decode=decode)
 
@@ -127,8 +129,10 @@ class RunningPlan:
         Raises:
             PlanError: a plan of another depth, or a ``decode`` that does not only skip more than ``plan``.
         """
-        for one in (plan, decode):
-            if one is not None and one.n_layers != self._adapter.n_layers:
+        for one in [plan] if decode is None else [plan, decode]:
+            if not isinstance(one, Plan):
+                raise TypeError(f"a plan is a lacscope.Plan, such as Plan.skip(30, [3]); got {one!r}.")
+            if one.n_layers != self._adapter.n_layers:
                 raise PlanError(
                     f"the plan is one of {one.n_layers} layers, {self._adapter.name} has {self._adapter.n_layers}."
                 )
@@ -141,26 +145,46 @@ class RunningPlan:
         self.execution.parallel = plan.has_parallel or (decode is not None and decode.has_parallel)
         self.execution.text = plan.as_json(decode)
 
+    def open_pass(self, given: PassInput) -> None:
+        """A pass of the model begins; one that a hook makes stands inside another."""
+        self._passes.append(_Pass())
+
+    def close_pass(self, cache: Any, completed: bool) -> None:
+        """It has ended, or broke off."""
+        self._passes.pop()
+
+    def inside(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The part of the model that calls the blocks: of the pass that was just opened, or called on its own."""
+        own = not self._passes or self._passes[-1].inside
+        if own:
+            self._passes.append(_Pass())
+        self._passes[-1].inside = True
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            if own:
+                self._passes.pop()
+
     def call(self, layer: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The model's own call of a block: kept, and all of them run at the last."""
+        """The model's own call of a block: kept, and all of them run at the last. A call by hand just runs it."""
+        now = self._passes[-1] if self._passes else None
+        if now is None or now.ran:  # from outside any pass, or from a hook of a block that the plan runs
+            return forward(*args, **kwargs)
         if kwargs.get("past_kv_cache_entry") is not None:
             raise PlanError(
                 "a HookedTransformer runs a plan without its cache, which has one entry per block: generate with "
                 "use_past_kv_cache=False, or boot the model as a TransformerBridge."
             )
-        if layer == 0:
-            self._calls = []
-        self._calls.append(_Call(forward, args, kwargs))
-        last = layer == self._adapter.n_layers - 1
-        # Taken: a hook may call the model again while the plan runs.
-        calls, self._calls = (self._calls, []) if last else ([], self._calls)
-        if last and len(calls) != self._adapter.n_layers:
+        now.calls.append(_Call(forward, args, kwargs))
+        if layer < self._adapter.n_layers - 1:
+            return self._adapter.returned(layer, now.calls[-1].stream)
+        if len(now.calls) != self._adapter.n_layers:
             raise PlanError(
-                f"{len(calls)} of {self._adapter.n_layers} blocks were called: something inside the plan's context "
+                f"{len(now.calls)} of {self._adapter.n_layers} blocks were called: something inside the plan's context "
                 "replaced their forward. Use one way of not running a block at a time."
             )
-        stream = self._run(calls) if last else self._calls[-1].stream
-        return self._adapter.returned(layer, stream)
+        now.ran = True
+        return self._adapter.returned(layer, self._run(now.calls))
 
     def _run(self, calls: list[_Call]) -> Tensor:
         cache = calls[0].cache

@@ -113,6 +113,8 @@ def check_effect(rule: HaltingRule | None, effect: str) -> None:
 
 def check_rule(rule: Any) -> None:
     """Raise, in words, for what is not a rule of the protocol: see :class:`HaltingRule`."""
+    if isinstance(rule, type):
+        raise TypeError(f"rule is the class {rule.__name__}: give one of it, such as {rule.__name__}(...).")
     if not isinstance(rule, HaltingRule):
         raise TypeError(
             f"rule must have decides, needs, unit and voids(view, pass_state, run_state); got {rule!r}. "

@@ -23,7 +23,8 @@ class GivenVoids:
     """Voids known beforehand, each sample's own: a mask that is replayed, permuted or drawn.
 
     A row's mask is looked up by its sample id (see :class:`LayerView`), a token's by its position in the
-    sample. Two are equal where their masks, units and scopes are.
+    sample. Under a plan that runs the blocks in another order the mask's layers are the runs in their order, as in a
+    trace made under it. Two are equal where their masks, units and scopes are.
 
     Args:
         masks: bool array [layer, token], True at voids, for each sample id; copied.
@@ -111,16 +112,17 @@ class GivenVoids:
     ) -> Bool[Tensor, "batch pos"]:
         if "void" not in pass_state:
             pass_state["void"] = self._of_pass(view)
-        return pass_state["void"][view.layer].to(view.device)
+        return pass_state["void"][view.place].to(view.device)
 
     def _of_pass(self, view: LayerView) -> Bool[Tensor, "layer batch pos"]:
         """The masks of all tokens of a pass; False on padding, which has no position."""
         assert view.sample is not None
         assert view.position is not None
         positions = view.position.cpu().numpy()
-        void = np.zeros((view.n_layers, *positions.shape), dtype=bool)
+        assert view.n_places is not None
+        void = np.zeros((view.n_places, *positions.shape), dtype=bool)
         for row, sample in enumerate(view.sample.tolist()):
-            mask = self._of_sample(sample, view.n_layers)
+            mask = self._of_sample(sample, view.n_places)
             real = positions[row] >= 0
             last = int(positions[row].max())
             if last >= mask.shape[1]:
@@ -140,7 +142,7 @@ class GivenVoids:
                 f"{', ...' if len(self.masks) > 8 else ''}. The ids are trace's sample_ids, or the rows in halting."
             )
         if len(mask) != n_layers:
-            raise ValueError(f"the masks have {len(mask)} layers, the model has {n_layers}.")
+            raise ValueError(f"the masks have {len(mask)} layers, and {n_layers} are run, or skipped, in this pass.")
         return mask
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lacscope.rules.base import Decides, Grain, HaltingRule, check_rule, describe_rule, has_history, needs_of
+from lacscope.rules.base import Decides, Grain, HaltingRule, check_rule, describe_rule, has_history, needs_of, scope_of
 from lacscope.rules.in_pass import RuleInPass
 from lacscope.rules.lac import L2AdaptiveComputation
 from lacscope.rules.scope import IN_DECODE, Scope
@@ -60,6 +60,11 @@ class PromptDecided:
         if self.min_usage is not None and not 0 <= self.min_usage <= 1:
             raise ValueError(f"min_usage is a share of the prompt's tokens, 0 to 1; got {self.min_usage!r}.")
         check_rule(self.inner)
+        if scope_of(self.inner).phase == "decode":
+            raise ValueError(
+                f"inner measures what the prompt uses, and {self.inner!r} has voids in decode alone: give it "
+                "scope=Scope() or Scope(phase='prefill')."
+            )
         if self.scope.phase != "decode":
             raise ValueError(f"the prompt decides for decode: scope must have phase='decode', got {self.scope!r}.")
 
@@ -113,11 +118,13 @@ class PromptDecided:
 
     def _skipped(self, view: LayerView, run_state: dict[str, Any]) -> Bool[Tensor, "layer batch"]:
         counts = run_state.get("counts", {})
-        if len(counts) != view.n_layers:
+        if not counts:
             raise ValueError(f"{self!r} decodes in a run whose prompt it has not seen: read the prompt under it too.")
-        active, tokens = torch.stack([counts[layer] for layer in range(view.n_layers)], dim=1)
+        # Under a plan not every layer ran.
+        layers = [layer for layer in self.scope.open_layers(view.n_layers) if layer in counts]
+        nothing = torch.zeros_like(next(iter(counts.values())))
+        active, tokens = torch.stack([counts.get(layer, nothing) for layer in range(view.n_layers)], dim=1)
         usage = (active / tokens.clamp(min=1)).numpy()
-        layers = self.scope.open_layers(view.n_layers)
         return torch.from_numpy(np.stack([self._chosen(row, layers) for row in usage.T], axis=1))
 
     def _chosen(self, usage: Float[np.ndarray, " layer"], layers: list[int]) -> Bool[np.ndarray, " layer"]:
@@ -127,6 +134,6 @@ class PromptDecided:
             return chosen
         assert self.skip is not None
         if self.skip > len(layers):
-            raise ValueError(f"skip={self.skip} of {len(layers)} layers: those that scope does not protect.")
+            raise ValueError(f"skip={self.skip} of {len(layers)} layers: those that run and scope does not protect.")
         chosen[sorted(layers, key=lambda layer: (usage[layer], -layer))[: self.skip]] = True
         return chosen

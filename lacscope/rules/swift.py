@@ -27,7 +27,8 @@ class SWIFT:
     its code for the search's settings.
 
     Args:
-        skip_ratio: share of the ``2 (L - 2)`` sublayers of all layers but the first and last that :meth:`fit` picks.
+        skip_ratio: share of the ``2 (L - 2)`` sublayers of all layers but the first and last that :meth:`fit` picks;
+            of those that ``scope`` does not protect.
         attn, mlp: the layers whose attention, or MLP, is void; None: not fitted yet. Give both to replay a set.
         score: the share of context tokens whose most likely next token stayed, which :meth:`fit` fills in.
         scope: where there may be voids; published: in decode.
@@ -110,13 +111,16 @@ class SWIFT:
         """
         adapter = adapt(model)
         require_sublayers(adapter)
-        points = _sublayer_points(adapter)
+        layers = np.array([k for k in self.scope.open_layers(adapter.n_layers) if 0 < k < adapter.n_layers - 1])
+        points = [adapter.hook_point(f"blocks.{k}.hook_{kind}_out") for kind in ("attn", "mlp") for k in layers]
         n_skip = int(len(points) * self.skip_ratio)
         if trials < 1 or n_skip < 1:
             raise ValueError(
                 f"nothing to search: trials={trials}, and skip_ratio={self.skip_ratio} of {len(points)} sublayers "
-                f"({adapter.n_layers} layers less the first and last) is {n_skip}."
+                f"({adapter.n_layers} layers less the first, the last and those protected) is {n_skip}."
             )
+        if bayes_every < 1 or context < 1:
+            raise ValueError(f"bayes_every and context must be at least 1, got {bayes_every} and {context}.")
         rows = [ids[:context] for ids in _token_ids(adapter, data)]
         with adapter.quiet(), torch.no_grad():
             full = _choices(adapter, rows)
@@ -135,14 +139,8 @@ class SWIFT:
                 target=target,
                 seed=seed,
             )
-        attn, mlp = (tuple(1 + np.flatnonzero(half)) for half in np.split(found.chosen, 2))
+        attn, mlp = (tuple(layers[half].tolist()) for half in np.split(found.chosen, 2))
         return replace(self, attn=attn, mlp=mlp, score=found.score)
-
-
-def _sublayer_points(adapter: Adapter) -> list[Any]:
-    """Hook points of the sublayers that may be void: all attentions, then all MLPs, but of the first and last layer."""
-    layers = range(1, adapter.n_layers - 1)
-    return [adapter.hook_point(f"blocks.{k}.hook_{kind}_out") for kind in ("attn", "mlp") for k in layers]
 
 
 def _token_ids(adapter: Adapter, data: Any) -> list[list[int]]:

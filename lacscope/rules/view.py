@@ -23,7 +23,9 @@ class LayerView:
     tokens from 0, ``valid`` is False on padding and ``sample`` is each row's sample id (in :func:`lacscope.trace`:
     ``sample_ids``; in :func:`lacscope.halting`: the row of the batch); each is None unless the rule's ``needs``
     names it (``"phase"`` gives ``decode`` and ``step``). ``unit`` is what is asked about: a rule of unit
-    ``"sublayers"`` is asked twice a layer, about ``"attn"`` and then ``"mlp"``.
+    ``"sublayers"`` is asked twice a layer, about ``"attn"`` and then ``"mlp"``. ``place`` counts the ``n_places``
+    blocks of the pass in the order in which they run, a block that is skipped counting too: ``layer`` and ``n_layers``
+    themselves, but under a plan that runs them in another order.
     """
 
     layer: int
@@ -39,6 +41,13 @@ class LayerView:
     step: Int[Tensor, "batch pos"] | None = None
     unit: Unit = "block"
     head: Callable[[Tensor], Tensor] | None = None
+    place: int | None = None
+    n_places: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("place", self.layer), ("n_places", self.n_layers)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
     @property
     def shape(self) -> torch.Size:

@@ -55,6 +55,21 @@ def test_a_task_at_chance_is_left_out_and_named() -> None:
     assert float(found["median"].squeeze()) == pytest.approx(1.0)
 
 
+def test_several_times_of_one_kind_are_refused() -> None:
+    scores = table(rows("a", "full", -1, GOOD), rows("a", "skip", 1, GOOD), rows("a", "looped_parallel", 1, GOOD))
+    again = scores[scores["kind"] == "looped_parallel"].assign(times=2)
+    with pytest.raises(ValueError, match=r"looped_parallel was run with times \[2, 3\]: make a curve of each"):
+        painters_curves(pd.concat([scores.assign(times=3), again]), {"a": 0.0})
+
+
+def test_the_full_model_scored_twice_counts_once_where_it_agrees() -> None:
+    scores = table(rows("a", "full", -1, GOOD), rows("a", "full", -1, GOOD), rows("a", "skip", 1, GOOD))
+    assert float(painters_curves(scores, {"a": 0.0})["full"][0]) == pytest.approx(0.9)
+    other = table(rows("a", "full", -1, GOOD), rows("a", "full", -1, [0.0] * 10), rows("a", "skip", 1, GOOD))
+    with pytest.raises(ValueError, match="a has several scores of the full model for one sample"):
+        painters_curves(other, {"a": 0.0})
+
+
 def test_a_plan_of_other_samples_or_no_full_model_is_refused() -> None:
     with pytest.raises(ValueError, match="skip at start 1 was scored on other samples"):
         painters_curves(table(rows("a", "full", -1, GOOD), rows("a", "skip", 1, GOOD[:5])), {"a": 0.0})

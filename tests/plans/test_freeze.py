@@ -83,6 +83,21 @@ def test_other_refusals(unchecked):
         freeze(synthetic_trace(decode_tokens=0), alpha=0, skip=1, phase="decode")
 
 
+def test_numbers_that_are_none_are_refused(unchecked):
+    with pytest.raises(ValueError, match=r"skip is a number of layers \(int\), got 1.5"):
+        freeze(FALLING, alpha=0, skip=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="protect must be a list of block indices, got 0"):
+        freeze(FALLING, alpha=0, skip=1, protect=0)  # type: ignore[arg-type]
+
+
+def test_a_trace_of_several_rules_is_refused():
+    rules = [FixedLayers([1]), FixedLayers([2])]
+    found = trace(shared_model("llama"), PROMPTS, rule=rules, effect="readout")
+    with pytest.raises(ValueError, match=r"the trace has 2 rules, each with norms of its own: freeze one, with .isel"):
+        freeze(found, alpha=0.8, skip=1)
+    assert freeze(found.isel(rule=0), alpha=0.8, skip=1).skipped
+
+
 def test_a_trace_under_a_plan_is_refused():
     model = shared_model("llama")
     with plan(model, Plan.swap(4, 1)):

@@ -131,6 +131,8 @@ def test_what_is_refused_in_words(case):
 
 
 def test_unknown_options_are_refused_in_words(unchecked):
+    with pytest.raises(ValueError, match=r"a plan is made of block indices \(int\), got 1.9"):
+        Plan.of(3, [0, 1.9])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"unknown kind 'upside down'; choose one of 'skip', 'middle_repeat'"):
         Plan.painters(4, "upside down", 0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"kv must be one of 'each', 'authors_kv', got 'none'"):

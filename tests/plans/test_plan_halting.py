@@ -8,9 +8,22 @@ import torch
 from helpers import PROMPTS, assert_same_trace, bridge_of, left_padded, rows_of, shared_model, without_layers
 from rebuilt import rebuilt
 
-from lacscope import FixedLayers, L2AdaptiveComputation, TraceError, halting, halting_hooks, layer_usage, trace, voids
+from lacscope import (
+    FixedLayers,
+    GivenVoids,
+    L2AdaptiveComputation,
+    TraceError,
+    freeze,
+    halting,
+    halting_hooks,
+    layer_usage,
+    trace,
+    trace_from_cache,
+    voids,
+)
 from lacscope.plans import Plan, plan
 from lacscope.recorder import Recorder
+from lacscope.rules import PromptDecided, Scope
 
 RULE = L2AdaptiveComputation(0.6)
 ORDER = [0, 3, 2, 2, 1]
@@ -126,10 +139,111 @@ def test_decode_that_skips_more_keeps_one_run():
     assert json.loads(found.attrs["plan"])["decode"] == "1, 3"
 
 
-def test_a_run_whose_rows_would_change_is_refused():
+@pytest.mark.parametrize(
+    ("first", "decode", "rows"),
+    [
+        (Plan.reverse(4, range(4)), Plan.of(4, [3, 1]), r"\[3, 1\] and the run began with \[3, 2, 1, 0\]"),
+        # As many rows, of other blocks.
+        (Plan.swap(4, 1), Plan.skip(4, [1]), r"\[0, 1, 2, 3\] and the run began with \[0, 2, 1, 3\]"),
+    ],
+)
+def test_a_run_whose_rows_would_change_is_refused(first, decode, rows):
     model = shared_model("llama")
     with (
-        plan(model, Plan.reverse(4, range(4)), decode=Plan.of(4, [3, 1])),
-        pytest.raises(ValueError, match="this pass executed 2 blocks and the run began with 4"),
+        plan(model, first, decode=decode),
+        pytest.raises(ValueError, match=f"this pass executed the blocks {rows}: the plan changed on the way"),
     ):
         trace(model, [PROMPTS[0]], max_new_tokens=4)
+
+
+def decode_step(model, cache):
+    return model.original_model(input_ids=torch.tensor([[7]]), past_key_values=cache, use_cache=True)
+
+
+@pytest.mark.parametrize("taken_up", ["after prefill", "by a change"])
+def test_a_plan_taken_up_after_prefill_is_in_the_trace(taken_up):
+    model, ids, skip = shared_model("llama"), torch.tensor([PROMPTS[0]]), Plan.skip(4, [1, 2])
+    with torch.no_grad(), halting(model, RULE, "observe") as recorder:
+        if taken_up == "after prefill":
+            cache = model.original_model(input_ids=ids, use_cache=True).past_key_values
+            with plan(model, skip):
+                decode_step(model, cache)
+        else:
+            with plan(model, Plan.full(4)) as running:
+                cache = model.original_model(input_ids=ids, use_cache=True).past_key_values
+                running.change(skip)
+                decode_step(model, cache)
+    found = recorder.trace
+    assert json.loads(found.attrs["plan"]) == {"plan": "0-3", "blocks": [0, 1, 2, 3], "idle": [1, 2], "decode": "0, 3"}
+    with pytest.raises(TraceError, match=r"which skips layers \[1, 2\]"):
+        voids(found, 0.8)
+    with pytest.raises(ValueError, match="made under the plan"):
+        freeze(found, alpha=0.8, phase="decode", skip=1)
+
+
+def test_hooks_made_outside_a_plan_record_the_plan_of_their_pass():
+    model, recorder = shared_model("llama"), Recorder()
+    hooks = halting_hooks(model, RULE, "observe", recorder=recorder)
+    with torch.no_grad():
+        model.run_with_hooks(torch.tensor([PROMPTS[0]]), fwd_hooks=hooks)
+        with plan(model, Plan.skip(4, [1])):
+            model.run_with_hooks(torch.tensor([PROMPTS[0]]), fwd_hooks=hooks)
+    plain, skipped = recorder.runs
+    assert "plan" not in plain.attrs
+    assert json.loads(skipped.attrs["plan"])["idle"] == [1]
+
+
+def test_a_plan_left_before_the_pass_is_not_in_the_trace():
+    model = shared_model("llama")
+    outer, inner = plan(model, Plan.skip(4, [1])), halting(model, RULE, "observe")
+    outer.__enter__()
+    recorder = inner.__enter__()
+    outer.__exit__(None, None, None)
+    with torch.no_grad():
+        model(torch.tensor([PROMPTS[0]]))
+    inner.__exit__(None, None, None)
+    assert "plan" not in recorder.trace.attrs
+
+
+def test_thresholds_under_a_skip_are_refused():
+    model = shared_model("llama")
+    with plan(model, Plan.skip(4, [1])), pytest.raises(ValueError, match=r"'threshold' under the plan \[0, 2-3\]"):
+        trace(model, [PROMPTS[0]], rule=RULE, measures=["threshold"])
+    with plan(model, Plan.swap(4, 1)):
+        found = trace(model, [PROMPTS[0]], rule=RULE, measures=["threshold"])
+    rows = rows_of(found, 0)
+    assert bool(((rows.delta_norm < rows.threshold) == rows.void).all())
+
+
+@pytest.mark.parametrize("order", [[0, 2, 1, 3], [0, 1, 1, 2], ORDER])
+def test_voids_replayed_under_another_order_are_those_of_its_runs(order):
+    model = shared_model("llama")
+    with plan(model, Plan.of(4, order)):
+        recorded = trace(model, PROMPTS, rule=RULE, effect="bypass")
+        assert 0 < float(recorded.void.mean()) < 1
+        replayed = trace(model, PROMPTS, rule=GivenVoids.of(recorded.void), effect="bypass")
+    np.testing.assert_array_equal(replayed.void, recorded.void)
+    np.testing.assert_allclose(replayed.delta_norm, recorded.delta_norm, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("under", [Plan.skip(4, [1]), Plan.of(4, [0, 1, 1, 3])])
+def test_what_the_prompt_decides_under_a_plan_is_of_the_layers_that_run(under):
+    model = shared_model("llama")
+    rule = PromptDecided(skip=1, scope=Scope(phase="decode", protect=(0,)))
+    with plan(model, under):
+        found = rows_of(trace(model, [PROMPTS[0]], rule=rule, effect="bypass", max_new_tokens=4), 0)
+    decode = found.void.values[:, found.phase.values == "decode"]
+    running = [row for row, block in enumerate(json.loads(found.attrs["plan"])["blocks"]) if block in under.order]
+    blocks = np.array(json.loads(found.attrs["plan"])["blocks"])[running]
+    assert len({block for block, void in zip(blocks, decode[running], strict=True) if void.all()}) == 1
+
+
+def test_a_cache_of_another_order_is_no_trace():
+    model, ids = shared_model("llama"), torch.tensor([PROMPTS[0]])
+    with torch.no_grad(), plan(model, Plan.skip(4, [1])):
+        _, cache = model.run_with_cache(ids)
+        assert json.loads(trace_from_cache(cache, ids).attrs["plan"])["idle"] == [1]
+    with torch.no_grad(), plan(model, Plan.swap(4, 1)):
+        _, cache = model.run_with_cache(ids)
+        with pytest.raises(ValueError, match=r"\[0, 2, 1, 3\], which does more than skip: a cache has one stream"):
+            trace_from_cache(cache, ids)

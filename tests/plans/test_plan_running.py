@@ -246,6 +246,46 @@ def test_a_call_from_inside_a_hook_is_a_pass_of_its_own():
     assert torch.equal(inner[0], short)
 
 
+def test_a_block_called_by_hand_runs_as_it_is():
+    model, ids = warm("llama"), torch.tensor([PROMPTS[0]])
+    called, stream = [], torch.randn(1, len(PROMPTS[0]), 32, generator=torch.Generator().manual_seed(0))
+    kwargs = {}
+
+    def by_hand(layer):
+        found = model.blocks[layer](stream, **kwargs)
+        return found[0] if isinstance(found, tuple) else found
+
+    def in_a_hook(activation, hook):
+        if not called:
+            called.append(None)
+            called[0] = [by_hand(layer) for layer in range(4)]
+
+    with torch.no_grad():
+        look = model.blocks[0].original_component.register_forward_pre_hook(
+            lambda module, args, given: kwargs.update(position_embeddings=given["position_embeddings"]),
+            with_kwargs=True,
+        )
+        model(ids)
+        look.remove()
+        wanted = [by_hand(layer) for layer in range(4)]
+        with plan(model, Plan.swap(4, 1)):
+            assert all(torch.equal(by_hand(layer), one) for layer, one in enumerate(wanted))
+            logits = model(ids)
+            hooked = model.run_with_hooks(ids, fwd_hooks=[("blocks.2.hook_resid_pre", in_a_hook)])
+    assert torch.equal(hooked, logits)
+    assert all(torch.equal(one, other) for one, other in zip(called[0], wanted, strict=True))
+
+
+def test_the_model_inside_the_model_runs_the_plan_too():
+    model, ids = warm("llama"), torch.tensor([PROMPTS[0]])
+    with torch.no_grad():
+        with plan(model, Plan.skip(4, [1])):
+            wanted = model(ids)
+            inside = model.original_model.model(input_ids=ids).last_hidden_state
+            assert close(model.original_model.lm_head(inside), wanted)
+        assert not close(model(ids), wanted)
+
+
 def test_gradients_flow_through_the_plan():
     model, reference = tiny_model("llama"), rebuilt("llama", [0, (1, 2), 3])
     ids = torch.tensor([PROMPTS[0]])
@@ -308,6 +348,14 @@ def test_plans_do_not_nest():
 def test_a_plan_of_another_depth_is_refused():
     with pytest.raises(PlanError, match="the plan is one of 5 layers, tiny-llama has 4"):
         plan(warm("llama"), Plan.full(5)).__enter__()
+
+
+def test_what_is_no_plan_is_refused(unchecked):
+    model = warm("llama")
+    with unchanged(model):
+        for given in ([0, 2, 3], None):
+            with pytest.raises(TypeError, match=r"a plan is a lacscope.Plan, such as Plan.skip\(30, \[3\]\); got"):
+                plan(model, given).__enter__()
 
 
 def test_partial_passes_are_refused():

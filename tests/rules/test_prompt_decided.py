@@ -11,7 +11,7 @@ from asking import ask, streams_of
 from helpers import PROMPTS, assert_same_trace, rows_of, shared_model
 
 from lacscope import FixedLayers, L2AdaptiveComputation, halting, layer_usage, trace
-from lacscope.rules import CosineThreshold, GivenVoids, PromptDecided, Scope, describe_rule
+from lacscope.rules import CosineThreshold, GivenVoids, PromptDecided, Scope, UnifiedSkipping, describe_rule
 
 LAC = L2AdaptiveComputation(0.9)
 # Norms of two prompts of four tokens: with alpha 0 a layer is void where the norm falls.
@@ -121,6 +121,7 @@ def test_a_prompt_and_its_answer_in_one_pass_are_refused() -> None:
         ({"skip": -1}, "skip must be a number of layers >= 0, got -1."),
         ({"min_usage": 1.5}, "min_usage is a share of the prompt's tokens, 0 to 1; got 1.5."),
         ({"skip": 1, "scope": Scope()}, "scope must have phase='decode'"),
+        ({"skip": 1, "inner": UnifiedSkipping(2)}, "inner measures what the prompt uses, and UnifiedSkipping("),
     ],
 )
 def test_options_that_are_none(options: dict[str, Any], text: str) -> None:
@@ -129,7 +130,7 @@ def test_options_that_are_none(options: dict[str, Any], text: str) -> None:
 
 
 def test_more_layers_than_there_are() -> None:
-    with pytest.raises(ValueError, match="skip=5 of 4 layers: those that scope does not protect"):
+    with pytest.raises(ValueError, match="skip=5 of 4 layers: those that run and scope does not protect"):
         decode_voids(rule_of(skip=5))
 
 

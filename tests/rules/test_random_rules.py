@@ -44,7 +44,6 @@ def test_bits_are_spread_evenly_and_differ_by_every_part() -> None:
     assert abs(units.mean() - 0.5) < 0.01
     assert abs(np.corrcoef(units[:-1].ravel(), units[1:].ravel())[0, 1]) < 0.03
     assert abs(np.corrcoef(units[:, :-1].ravel(), units[:, 1:].ravel())[0, 1]) < 0.03
-    assert len(np.unique(random_bits(1, 2)) == np.unique(random_bits(2, 1))) == 1
     assert random_bits(1, 2) != random_bits(2, 1)
 
 

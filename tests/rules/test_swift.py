@@ -149,6 +149,14 @@ def test_the_score_is_the_share_of_choices_that_stay() -> None:
     assert rule == SWIFT(0.5).fit(model, PROMPTS, trials=4, context=3, seed=1)
 
 
+def test_fit_leaves_protected_layers_alone() -> None:
+    scope = Scope(phase="decode", protect=(1,))
+    rule = SWIFT(0.5, scope=scope).fit(tiny_model("llama", n_layers=5), PROMPTS, trials=6)
+    assert rule.scope == scope
+    assert set(rule.attn) | set(rule.mlp) <= {2, 3}
+    assert len(rule.attn) + len(rule.mlp) == 2  # half of the four that are left
+
+
 def test_a_search_that_is_stopped_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama")
     fired = []
@@ -170,7 +178,13 @@ def test_a_search_that_is_stopped_leaves_the_model_as_it_was(monkeypatch: pytest
     ("model", "data", "options", "text"),
     [
         (("llama", "full", 4), PROMPTS, {"trials": 0}, "nothing to search: trials=0, and skip_ratio=0.45"),
-        (("llama", "full", 2), PROMPTS, {}, "skip_ratio=0.45 of 0 sublayers (2 layers less the first and last) is 0."),
+        (
+            ("llama", "full", 2),
+            PROMPTS,
+            {},
+            "0 sublayers (2 layers less the first, the last and those protected) is 0.",
+        ),
+        (("llama", "full", 4), PROMPTS, {"context": 0}, "bayes_every and context must be at least 1, got 25 and 0."),
         (("llama", "full", 4), [], {}, "data must be a list of contexts, texts or lists of token ids; got []."),
         (("llama", "full", 4), [[5], []], {}, "context 1 has no tokens."),
     ],
