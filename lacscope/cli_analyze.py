@@ -42,12 +42,15 @@ def analyze_command(
     seed: Annotated[int, typer.Option(help="Of the sample of prompts.", min=0)] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace results of other prompts, settings or versions in --out.")
+    ] = False,
     listed: Annotated[bool, typer.Option("--list", help="List the analyses and leave.")] = False,
 ) -> None:
     """Measure what each layer does: depth efficiency, importance, and how far the measures agree.
 
     A result that is there already, of the same model, prompts and settings, is not made again. What was killed or cut
-    goes on where it stopped.
+    goes on with the part that it stopped in.
     """
     if not model and not listed:
         raise ValueError("name a MODEL, or list the analyses with --list.")
@@ -58,9 +61,10 @@ def analyze_command(
         from lacscope.adapters import adapt
         from lacscope.analyze.catalogue import CATALOGUE, named
         from lacscope.analyze.prompts import task_prompts, text_prompts
-        from lacscope.analyze.run import analyze
+        from lacscope.analyze.run import analyze, id_of
         from lacscope.analyze.store import ResultStore
         from lacscope.analyze.write import write_figure_of
+        from lacscope.checks import UnsupportedModelError
         from lacscope.facts import weights_digest
         from lacscope.models import load_model
         from lacscope.tasks.registry import task as task_named
@@ -87,13 +91,25 @@ def analyze_command(
     for name, missing in lacking.items():
         console.print(f"{name}: left out, {missing}", highlight=False)
     store = ResultStore(out / adapt(loaded).name.replace("/", "--"))
+    asked = [one for one in asked if one.name not in lacking]
+    if not force:
+        others = {one.name: store.in_its_place(one.name, id_of(one, prompts, weights)) for one in asked}
+        _refuse_to_replace({name: other for name, other in others.items() if other is not None}, store.folder)
+    failed: list[str] = []
     for one in asked:
-        if one.name in lacking:
-            continue
-        with bar_of(f"{one.name}, {len(prompts)} prompts", console) as progress:
-            result = analyze(loaded, one, prompts, store, weights=weights, progress=progress)
-            path = write_figure_of(one, result, store)
-        console.print(f"  {path}", highlight=False)
+        try:
+            with bar_of(f"{one.name}, {len(prompts)} prompts", console) as progress:
+                result = analyze(loaded, one, prompts, store, weights=weights, progress=progress)
+                path = write_figure_of(one, result, store)
+        except (ValueError, UnsupportedModelError) as error:
+            if len(asked) == 1:
+                raise
+            failed.append(one.name)
+            console.print(f"{one.name}: not made, {error}", highlight=False, markup=False)
+        else:
+            console.print(f"  {path}", highlight=False)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(asked)} analyses were not made: {', '.join(failed)}. See above.")
 
 
 def _check_prompts(task: list[str] | None, text: Path | None, data: list[str] | None, max_tokens: int | None) -> None:
@@ -108,6 +124,20 @@ def _check_prompts(task: list[str] | None, text: Path | None, data: list[str] | 
         raise ValueError("--data names the file of a --task; a --text is the file itself.")
     if not text.is_file():
         raise FileNotFoundError(2, "there is no file", str(text))
+
+
+def _refuse_to_replace(others: dict[str, Any], folder: Path) -> None:
+    """Before any work: each name has one place in the folder."""
+    if not others:
+        return
+    name, other = next(iter(others.items()))
+    more = f", and {len(others) - 1} more" if len(others) > 1 else ""
+    raise FileExistsError(
+        17,
+        f"{name} stands there already, of {other.attrs.get('data') or 'no data'} (n = {other.attrs.get('n_samples')}), "
+        f"made with other prompts, settings or versions{more}: give another --out, or --force to replace",
+        str(folder),
+    )
 
 
 def _table(catalogue: Any) -> Table:

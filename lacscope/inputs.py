@@ -1,5 +1,6 @@
 """What the user gives -> token ids, with every refusal in words."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -9,6 +10,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from lacscope.adapters import Adapter
+from lacscope.hooks import PaddingWarning
 
 Chat = Sequence[Mapping[str, str]]
 
@@ -29,10 +31,14 @@ def read_inputs(adapter: Adapter, inputs: Any, attention_mask: Tensor | None = N
     """Token ids of each sample.
 
     A str gives exactly the tokens that ``model(str)`` reads, a chat its template with the generation prompt.
-    With ``attention_mask`` the masked-out columns of a ``[batch, pos]`` tensor are dropped.
+    With ``attention_mask`` the masked-out columns of a ``[batch, pos]`` tensor are dropped. A tensor without one whose
+    rows begin or end with different numbers of the tokenizer's pad token gives a :class:`PaddingWarning`.
     """
     if isinstance(inputs, Tensor):
-        return _check_ids(adapter, _from_tensor(inputs, attention_mask))
+        rows = _check_ids(adapter, _from_tensor(inputs, attention_mask))
+        if attention_mask is None:
+            _warn_of_pads(adapter, rows)
+        return rows
     if attention_mask is not None:
         raise InputError("attention_mask= goes with an integer tensor [batch, pos]; other inputs need no mask.")
     if isinstance(inputs, str):
@@ -84,6 +90,24 @@ def _from_tensor(inputs: Tensor, attention_mask: Tensor | None) -> list[list[int
         raise InputError(f"attention_mask is {tuple(mask.shape)}, the inputs are {tuple(inputs.shape)}.")
     keep = mask.reshape(rows.shape).bool().to(rows.device)
     return [row[kept].tolist() for row, kept in zip(rows, keep, strict=True)]
+
+
+def _warn_of_pads(adapter: Adapter, rows: list[list[int]]) -> None:
+    """Pads cannot be told from ids (pad is often EOS), but rows that differ in how many they have look padded."""
+    pad = getattr(adapter.tokenizer, "pad_token_id", None)
+    if pad is None:
+        return
+    for ordered in (rows, [row[::-1] for row in rows]):
+        leading = {next((i for i, token in enumerate(row) if token != pad), len(row)) for row in ordered}
+        if len(leading) > 1:
+            warnings.warn(
+                f"the rows of the tensor begin or end with {min(leading)} to {max(leading)} pad tokens (id {pad}), "
+                "which count as tokens of the prompts. Give attention_mask= where there is one, or lists of ids "
+                "without padding.",
+                PaddingWarning,
+                stacklevel=3,
+            )
+            return
 
 
 def _tokenizer(adapter: Adapter, what: str) -> Any:

@@ -1,11 +1,13 @@
 """``lacscope analyze`` as a user types it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from lacscope.analyze.catalogue import CATALOGUE
+from lacscope.checks import UnsupportedModelError
 from lacscope.cli import app
 
 LINE = " ".join(["the river is deep and cold"] * 20)
@@ -90,6 +92,36 @@ def test_a_group_leaves_out_what_the_text_has_not_and_says_so(loads_tiny, text, 
     assert sorted(path.name for path in (out / "tiny-llama").iterdir()) == [
         f"contributions{suffix}" for suffix in (".json", ".nc", ".png")
     ]
+
+
+def test_what_cannot_be_made_does_not_end_a_group(loads_tiny, text, tmp_path, monkeypatch):
+    few = [CATALOGUE[name] for name in ("contributions", "cosines", "logit-lens")]
+
+    def refuse(model, prompts):
+        raise UnsupportedModelError("this model has [no] such thing.")
+
+    few[1] = replace(few[1], parts=refuse)
+    monkeypatch.setattr("lacscope.analyze.catalogue._ALL", tuple(few))
+    out = tmp_path / "o"
+    result = run("m", "--text", text, "--what", "depth", "--limit", 2, "--max-tokens", 16, "--out", out)
+    assert "cosines: not made, this model has [no] such thing." in " ".join(result.stderr.split())
+    assert str(result.exception) == "1 of 3 analyses were not made: cosines. See above."
+    assert sorted(path.stem for path in (out / "tiny-llama").glob("*.nc")) == ["contributions", "logit-lens"]
+    alone = run("m", "--text", text, "--what", "cosines", "--limit", 2, "--out", out)
+    assert str(alone.exception) == "this model has [no] such thing."
+
+
+def test_results_of_other_prompts_are_not_replaced_unasked(loads_tiny, text, tmp_path):
+    words = ("m", "--text", text, "--what", "lim", "--what", "zd", "--out", tmp_path)
+    assert run(*words, "--limit", 1).exit_code == 0
+    lim = tmp_path / "tiny-llama" / "lim.nc"
+    before = lim.read_bytes()
+    said = refused(*words, "--limit", 2)
+    assert "lim stands there already, of river.txt (n = 1), made with other prompts, settings or versions" in said
+    assert "give another --out, or --force to replace" in said
+    assert lim.read_bytes() == before
+    assert run(*words, "--limit", 2, "--force").exit_code == 0
+    assert lim.read_bytes() != before
 
 
 def test_a_whole_run_and_again(loads_tiny, tmp_path, monkeypatch):

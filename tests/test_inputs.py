@@ -10,6 +10,7 @@ import torch
 
 from lacscope import trace
 from lacscope.adapters import Adapter, adapt
+from lacscope.hooks import PaddingWarning
 from lacscope.inputs import InputError, check_lengths, read_inputs, read_responses
 
 CHAT = [{"role": "user", "content": "the river"}]
@@ -54,7 +55,7 @@ def refused(message: str) -> Iterator[None]:
         ([np.int64(4), 5], [[4, 5]]),
         ([[4, 5], (6,)], [[4, 5], [6]]),
         (torch.tensor([4, 5]), [[4, 5]]),
-        (torch.tensor([[4, 5], [6, 0]], dtype=torch.int32), [[4, 5], [6, 0]]),
+        (torch.tensor([[4, 5], [6, 7]], dtype=torch.int32), [[4, 5], [6, 7]]),
     ],
 )
 def test_every_kind_of_input(words: Adapter, inputs: Any, ids: list[list[int]]) -> None:
@@ -70,6 +71,14 @@ def test_a_mask_drops_the_padding_of_a_tensor(words: Adapter) -> None:
     assert read_inputs(words, tokens, mask) == [[4], [5, 6, 7]]
     assert read_inputs(words, tokens, mask.bool()) == [[4], [5, 6, 7]]
     assert read_inputs(words, tokens[0], mask[0]) == [[4]]
+
+
+@pytest.mark.parametrize("tokens", [[[0, 0, 4], [5, 6, 7]], [[5, 0, 7], [4, 0, 0]]])
+def test_rows_that_look_padded_are_warned_of(words: Adapter, wordless: Adapter, tokens: list[list[int]]) -> None:
+    with pytest.warns(PaddingWarning, match=r"begin or end with 0 to 2 pad tokens \(id 0\), which count as tokens"):
+        assert read_inputs(words, torch.tensor(tokens)) == tokens
+    assert read_inputs(words, torch.tensor([[0, 5, 0], [0, 6, 0]])) == [[0, 5, 0], [0, 6, 0]]  # as many: no padding
+    assert read_inputs(wordless, torch.tensor(tokens)) == tokens  # whose pad is not known
 
 
 def test_ids_need_no_tokenizer(wordless: Adapter) -> None:

@@ -13,7 +13,7 @@ import xarray as xr
 from jaxtyping import Bool
 
 from lacscope.analyses.bootstrap import bootstrap_ratios, check_bootstrap
-from lacscope.analyses.tell_tale import SIGNALS, rank_candidates
+from lacscope.analyses.tell_tale import SIGNALS, late_layers, rank_candidates
 
 LENGTH = "length"
 
@@ -88,5 +88,16 @@ def share_right(
     )
     chosen = {"layers": layers if isinstance(layers, str) else list(layers), "seed": seed, "level": level}
     settings = json.loads(signals.attrs.get("settings", "{}")) | chosen
-    found.attrs = {**signals.attrs, "settings": json.dumps(settings, sort_keys=True), "n_questions": len(members)}
+    held = signals["layer"].values.tolist()
+    own_layers = {"late": late_layers(len(held)), "all": held}[layers] if isinstance(layers, str) else layers
+    found.attrs = {
+        **signals.attrs,
+        "settings": json.dumps(settings, sort_keys=True),
+        "aggregation": (
+            f"summed over layers {', '.join(map(str, own_layers))}; share of {len(members)} questions, {n} candidates "
+            f"in all; {100 * level:g} % intervals over questions"
+        ),
+        "n_samples": len(members),
+        "n_questions": len(members),
+    }
     return found

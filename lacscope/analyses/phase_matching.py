@@ -29,7 +29,7 @@ MATCHINGS: dict[str, tuple[str, ...]] = {
 
 _BLOCK = 1024
 _COLUMNS = ["of", "alpha", "matched_on", "difference", "low", "high", "coverage", "cells"]
-_COLUMNS += ["n_prefill", "n_decode", "n_samples", "note"]
+_COLUMNS += ["n_prefill", "n_decode", "n_samples", "level", "note"]
 
 
 def matched_difference(
@@ -61,8 +61,8 @@ def matched_difference(
         One row per alpha and matching. Columns: ``of``; ``alpha``; ``matched_on`` (a key of :data:`MATCHINGS`);
         ``difference``, of usage in [-1, 1], and its interval ``low`` .. ``high``; ``coverage``, the share of
         decode tokens with a partner of their own in prefill (under ``"raw"`` 1: nothing is asked of a partner);
-        ``cells`` that both phases share; ``n_prefill``, ``n_decode`` (tokens in all); ``n_samples``; and
-        ``note``, words where a number is missing. Where nothing matches, NaN with coverage 0.
+        ``cells`` that both phases share; ``n_prefill``, ``n_decode`` (tokens in all); ``n_samples``; ``level``
+        of the interval; and ``note``, words where a number is missing. Where nothing matches, NaN with coverage 0.
 
     Raises:
         ValueError: a column is missing, a cell is there twice, or an option is out of range.
@@ -81,7 +81,7 @@ def matched_difference(
     for alpha, part in cells.assign(total=cells[column]).groupby("alpha", dropna=False, sort=True):
         for name, kinds in MATCHINGS.items():
             found = _row(_Counts.of(part, kinds, scale), seed, n_bootstrap, level)
-            rows.append({"of": of, "alpha": alpha, "matched_on": name} | found)
+            rows.append({"of": of, "alpha": alpha, "matched_on": name, "level": level} | found)
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 

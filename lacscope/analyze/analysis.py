@@ -120,4 +120,6 @@ def each(run: Callable[[Any, Prompts, int], xr.Dataset]) -> Callable[[Any, Promp
 
 
 def by_prompt(function: Callable[..., xr.Dataset], **settings: Any) -> Callable[[Any, Prompts], list[Part]]:
-    return each(lambda model, own, start: function(model, own.whole, data=own.name, **settings))
+    return each(
+        lambda model, own, start: function(model, own.whole, max_tokens=own.max_tokens, data=own.name, **settings)
+    )

@@ -52,4 +52,6 @@ def right_by_norms(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     thresholds = norm_thresholds(read.isel(sample=calibrated))
     asked = read.isel(sample=~calibrated)
     signals = norm_signals(asked, thresholds, data=read.attrs["data"])
-    return share_right(signals, asked["right"].values, asked["question"].values.tolist(), seed=SEED)
+    found = share_right(signals, asked["right"].values, asked["question"].values.tolist(), seed=SEED)
+    n = len(set(read["question"].values[calibrated].tolist()))
+    return found.assign_attrs(positions=f"{found.attrs['positions']}; thresholds from {n} other questions")

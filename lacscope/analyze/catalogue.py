@@ -14,11 +14,13 @@ from lacscope.analyze.depth import (
     curves_of_depth,
     depths_of_curves,
     erasure,
+    futures,
     gradients,
     influences_on_answers,
     scores_of_groups,
+    too_short_to_cut,
 )
-from lacscope.analyze.importance import agree, geometry, removals, scores
+from lacscope.analyze.importance import agree, geometry, identity, removals, scores
 from lacscope.analyze.joining import join_samples
 from lacscope.analyze.maps import BYPASSED, all_states, maps_to_bypassed, own_maps, too_few_tokens
 from lacscope.analyze.prompts import Prompts, too_alike
@@ -34,7 +36,11 @@ def _last(parts: Sequence[xr.Dataset]) -> xr.Dataset:
 
 
 def _all_prompts(function: Callable[..., xr.Dataset]) -> Callable[[Any, Prompts], list[Part]]:
-    return whole(lambda model, prompts, progress: function(model, prompts.whole, data=prompts.name, progress=progress))
+    return whole(
+        lambda model, prompts, progress: function(
+            model, prompts.whole, max_tokens=prompts.max_tokens, data=prompts.name, progress=progress
+        )
+    )
 
 
 def _by_unit(unit: str) -> Callable[[Any, Prompts], list[Part]]:
@@ -56,8 +62,7 @@ _ALL = (
     ),
     Analysis(
         "future", "depth", "skip influence of each layer on later tokens", "prompts",
-        each(lambda model, own, start: depth.future_skip_influence(model, own.whole, first=start, data=own.name)),
-        join_samples, plots.plot_skip_influence,
+        futures, join_samples, plots.plot_skip_influence, lacks=too_short_to_cut,
     ),
     Analysis(
         "current", "depth", "skip influence of each layer on all tokens", "prompts",
@@ -125,8 +130,7 @@ _ALL = (
     ),
     Analysis(
         "identity", "importance", "distance of each block's Jacobian from the identity", "prompts",
-        each(lambda model, own, start: importance.identity_distance(model, own.whole, seed=start, data=own.name)),
-        join_samples, plots.plot_importance,
+        identity, join_samples, plots.plot_importance,
     ),
     Analysis(
         "updates", "importance", "how much of each update a token-wise linear map explains", "prompts",

@@ -10,6 +10,7 @@ from lacscope import depth_efficiency as depth
 from lacscope.analyze.analysis import Part, each
 from lacscope.analyze.joining import join_samples
 from lacscope.analyze.prompts import Prompts
+from lacscope.depth_efficiency.cuts import SHORTEST
 from lacscope.reading import Progress
 
 
@@ -48,6 +49,25 @@ def _alone(prompts: Prompts, place: int) -> tuple[list[list[int]], list[list[int
     return [list(prompts.inputs[place])], [list(prompts.responses[place])]
 
 
+def futures(model: Any, prompts: Prompts) -> list[Part]:
+    """Skip influence on later tokens, a part for every few prompts."""
+    return each(_future)(model, prompts)
+
+
+def _future(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
+    return depth.future_skip_influence(
+        model, prompts.whole, first=first, max_tokens=prompts.max_tokens, data=prompts.name
+    )
+
+
+def too_short_to_cut(model: Any, prompts: Prompts) -> str:
+    """Which prompt has no room for a cut, in words; "" where all have."""
+    for place, ids in enumerate(prompts.whole):
+        if len(ids) < SHORTEST:
+            return f"prompt {place} has {len(ids)} tokens; cuts are drawn in {SHORTEST} or more"
+    return ""
+
+
 def influences_on_answers(model: Any, prompts: Prompts) -> list[Part]:
     """Future skip influence on the answers, a part for every few questions, each question once."""
     return each(_influence_on_answers)(model, prompts.distinct())
@@ -70,8 +90,9 @@ def scores_of_groups(parts: Sequence[xr.Dataset]) -> xr.Dataset:
 
 def curves_of_depth(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
     """The three curves that effective depth is read from, by prompt."""
-    cosines = depth.residual_cosines(model, prompts.whole, data=prompts.name)
-    lens = depth.logit_lens(model, prompts.whole, data=prompts.name).isel(state=slice(cosines.sizes["layer"]))
+    rows, read = prompts.whole, prompts.max_tokens
+    cosines = depth.residual_cosines(model, rows, max_tokens=read, data=prompts.name)
+    lens = depth.logit_lens(model, rows, max_tokens=read, data=prompts.name).isel(state=slice(cosines.sizes["layer"]))
     cosine = (cosines["cos_attn_resid"] + cosines["cos_mlp_resid"] + cosines["cos_update_resid"]) / 3
     curves = {"cosine": cosine, "kl": lens["kl"], "overlap": lens["overlap"]}
     return xr.Dataset({name: curve.astype(np.float64) for name, curve in curves.items()}, attrs=lens.attrs)

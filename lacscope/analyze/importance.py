@@ -1,5 +1,6 @@
 """Analyses of importance that are more than one call by prompt."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,11 @@ import xarray as xr
 from lacscope import importance
 from lacscope.adapters import adapt
 from lacscope.analyses.agreement import agreement
-from lacscope.analyze.analysis import NOTHING, Part, SoFar, piece
+from lacscope.analyze.analysis import NOTHING, Part, SoFar, each, piece
 from lacscope.analyze.prompts import Prompts
+from lacscope.checks import UnsupportedModelError
 from lacscope.importance.agreement import MEASURES, layer_scores
-from lacscope.importance.sleb import removable, sleb
+from lacscope.importance.sleb import SLEB, removable, sleb
 from lacscope.reading import Progress
 
 PROTECTED = (0, -1)  # from SLEB, as by its authors
@@ -26,6 +28,7 @@ def geometry(model: Any, prompts: Prompts, progress: Progress | None) -> xr.Data
         model,
         held_out.whole,
         calibration=prompts.part(0, half).whole,
+        max_tokens=prompts.max_tokens,
         data=f"{prompts.name}, second half",
         progress=progress,
     )
@@ -34,15 +37,35 @@ def geometry(model: Any, prompts: Prompts, progress: Progress | None) -> xr.Data
 def removals(model: Any, prompts: Prompts) -> list[Part]:
     """SLEB, a part for each layer that goes: it goes on from the part before it."""
     n_layers = adapt(model).n_layers
+    read = SLEB.settings["max_tokens"] if prompts.max_tokens is None else prompts.max_tokens
 
     def one(remove: int) -> Part:
         def run(so_far: SoFar = NOTHING) -> xr.Dataset:
             before = so_far.parts[-1] if so_far.parts else None
-            return sleb(model, prompts.whole, remove=remove, protect=PROTECTED, go_on_from=before, data=prompts.name)
+            return sleb(
+                model,
+                prompts.whole,
+                remove=remove,
+                protect=PROTECTED,
+                max_tokens=read,
+                go_on_from=before,
+                data=prompts.name,
+            )
 
         return run
 
     return [one(step) for step in range(1, len(removable(n_layers, PROTECTED, None)) + 1)]
+
+
+def identity(model: Any, prompts: Prompts) -> list[Part]:
+    """Distance of the Jacobians from the identity, a part for every few prompts, each with draws of its own."""
+    return each(_identity)(model, prompts)
+
+
+def _identity(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
+    return importance.identity_distance(
+        model, prompts.whole, seed=first, max_tokens=prompts.max_tokens, data=prompts.name
+    )
 
 
 def scores(model: Any, prompts: Prompts) -> list[Part]:
@@ -50,8 +73,13 @@ def scores(model: Any, prompts: Prompts) -> list[Part]:
 
     def one(name: str) -> xr.Dataset:
         others = [other for other in MEASURES if other != name]
-        score = layer_scores(model, prompts.whole, leave_out=others, data=prompts.name)[name]
         attrs = {"metric": name, "model": adapt(model).name, "data": prompts.name, "n_samples": len(prompts)}
+        try:
+            (score,) = layer_scores(
+                model, prompts.whole, leave_out=others, max_tokens=prompts.max_tokens, data=prompts.name
+            ).values()
+        except UnsupportedModelError as error:  # the others can still be compared
+            return xr.Dataset(attrs={**attrs, "left_out": str(error)})
         return score.rename("score").to_dataset().assign_attrs(attrs)
 
     return [piece(one, name) for name in MEASURES]
@@ -59,10 +87,12 @@ def scores(model: Any, prompts: Prompts) -> list[Part]:
 
 def agree(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """How far the measures of :func:`scores` agree."""
-    by_metric = {str(part.attrs["metric"]): part["score"] for part in parts}
+    made = [part for part in parts if "score" in part]
+    by_metric = {str(part.attrs["metric"]): part["score"] for part in made}
     attrs = parts[0].attrs
-    n_layers = parts[0].sizes["layer"]
+    n_layers = made[0].sizes["layer"]
     # Ranks need three layers.
     drop = EDGES if n_layers >= len(EDGES) + 3 else ()
     found = agreement(by_metric, drop=drop, seed=0, model=str(attrs["model"]), data=str(attrs["data"]))
-    return found.assign_attrs(n_samples=int(attrs["n_samples"]))
+    left_out = {part.attrs["metric"]: part.attrs["left_out"] for part in parts if "score" not in part}
+    return found.assign_attrs(n_samples=int(attrs["n_samples"]), left_out=json.dumps(left_out))

@@ -33,9 +33,9 @@ def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
         how = parts[0][name].attrs.get("aggregation")
         values = xr.concat([part[name] for part in parts], dim="part")
         if how == "max over samples":
-            joined[name] = values.max("part")
+            joined[name] = values.max("part", skipna=False)
         elif how == "mean over samples":
-            joined[name] = values.weighted(xr.DataArray(numbers, dims="part")).mean("part")
+            joined[name] = values.weighted(xr.DataArray(numbers, dims="part")).mean("part", skipna=False)
         else:
             raise ValueError(f"variable {name!r} has no dimension sample and no aggregation to join it by.")
         joined[name].attrs = parts[0][name].attrs

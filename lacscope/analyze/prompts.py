@@ -2,7 +2,7 @@
 
 import gzip
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Prompts:
         responses: token ids of each right answer; None where there are none.
         questions: what they were made of; () for a text.
         tasks: the benchmark of each question.
+        max_tokens: what the inputs were cut to; None for whole ones.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Prompts:
     responses: tuple[tuple[int, ...], ...] | None = None
     questions: tuple[Question, ...] = ()
     tasks: tuple[str, ...] = ()
+    max_tokens: int | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -51,10 +53,7 @@ class Prompts:
 
     def part(self, start: int, stop: int) -> "Prompts":
         """Some of them, in order."""
-        responses = None if self.responses is None else self.responses[start:stop]
-        return Prompts(
-            self.name, self.inputs[start:stop], responses, self.questions[start:stop], self.tasks[start:stop]
-        )
+        return self._at(range(len(self))[start:stop])
 
     def distinct(self) -> "Prompts":
         """Each question once, though several rows of a data set ask it."""
@@ -72,12 +71,12 @@ class Prompts:
         return self._at(taken), self._at([i for i, ids in enumerate(self.inputs) if ids not in known])
 
     def _at(self, places: Sequence[int]) -> "Prompts":
-        return Prompts(
-            self.name,
-            tuple(self.inputs[i] for i in places),
-            None if self.responses is None else tuple(self.responses[i] for i in places),
-            tuple(self.questions[i] for i in places) if self.questions else (),
-            tuple(self.tasks[i] for i in places) if self.tasks else (),
+        return replace(
+            self,
+            inputs=tuple(self.inputs[i] for i in places),
+            responses=None if self.responses is None else tuple(self.responses[i] for i in places),
+            questions=tuple(self.questions[i] for i in places) if self.questions else (),
+            tasks=tuple(self.tasks[i] for i in places) if self.tasks else (),
         )
 
     @property
@@ -148,4 +147,5 @@ def text_prompts(model: Any, path: Path, *, limit: int | None, max_tokens: int |
     for index in choose([{}] * len(paragraphs), limit, seed):
         (ids,) = read_inputs(adapt(model), [paragraphs[index]])
         inputs.append(tuple(ids[:max_tokens]))
-    return Prompts(path.name.removesuffix(".gz"), tuple(inputs))
+    cut = "" if max_tokens is None else f", first {max_tokens} tokens of a passage"
+    return Prompts(path.name.removesuffix(".gz") + cut, tuple(inputs), max_tokens=max_tokens)

@@ -36,8 +36,7 @@ def analyze(
         PromptsError: prompts that lack what the analysis needs.
     """
     analysis.check(model, prompts)
-    settings = {"data": prompts.name, "at_once": AT_ONCE, **analysis.settings}
-    key = result_id(analysis.name, weights, settings, _read_by(prompts), installed_versions())
+    key = id_of(analysis, prompts, weights)
     found = store.finished(analysis.name, key)
     if found is not None:
         return found
@@ -58,6 +57,12 @@ def analyze(
     finished = store.finished(analysis.name, key)
     assert finished is not None
     return finished
+
+
+def id_of(analysis: Analysis, prompts: Prompts, weights: str) -> str:
+    """The id of an analysis' result: see :func:`lacscope.analyze.store.result_id`."""
+    settings = {"data": prompts.name, "at_once": AT_ONCE, **analysis.settings}
+    return result_id(analysis.name, weights, settings, _read_by(prompts), installed_versions())
 
 
 def _read_by(prompts: Prompts) -> list[Any]:

@@ -1,7 +1,7 @@
 """Where results stand: one netCDF a result with its figure, and the parts of what is not finished yet.
 
-A result's id is a hash of all that changes it. A result with another id in the same place is made anew; parts lie in a
-folder named by the id, so they never mix.
+A result's id is a hash of all that changes it. Writing replaces a result with another id in the same place;
+:meth:`ResultStore.in_its_place` tells of it first. Parts lie in a folder named by the id, so they never mix.
 """
 
 import hashlib
@@ -34,6 +34,11 @@ class ResultStore:
         """The result, where it is there whole and is this very one; None otherwise."""
         found = _read(self.path(what))
         return found if found is not None and found.attrs.get("result_id") == result_id else None
+
+    def in_its_place(self, what: str, result_id: str) -> xr.Dataset | None:
+        """Another result, which this one would replace; None where there is none."""
+        found = _read(self.path(what))
+        return found if found is not None and found.attrs.get("result_id") != result_id else None
 
     def part(self, what: str, result_id: str, index: int) -> xr.Dataset | None:
         """A part that was written before; None where there is none, or it is damaged."""

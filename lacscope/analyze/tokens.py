@@ -65,13 +65,18 @@ def usage_of_groups(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     kinds = [groups_by_class(read), groups_by_position(read), groups_by_surprisal(read)]
     if "right" in read and 0 < int(read["right"].sum()) < read.sizes["sample"]:
         kinds.append(groups_by_correct(read, read["right"].values))
+        by_answer = ""
+    elif "right" in read:
+        by_answer = f"not by answer: {int(read['right'].sum())} of {read.sizes['sample']} right"
+    else:
+        by_answer = "not by answer: there are none"
     mask, values = voids(read, PRIMARY_ALPHA), read[list(_KL)]
     found = [usage_by_group(read, kind, mask, seed=SEED, values=values, data=read.attrs["data"]) for kind in kinds]
     named = [
         one.assign_coords(kind=("group", [one.attrs["grouped_by"]] * one.sizes["group"])).drop_attrs(deep=False)
         for one in found
     ]
-    attrs = {**found[0].attrs, "grouped_by": "several kinds", **_made_by(read)}
+    attrs = {**found[0].attrs, "grouped_by": "several kinds", "not_grouped": by_answer, **_made_by(read)}
     return xr.concat(named, dim="group").assign_attrs(attrs)
 
 
@@ -133,5 +138,6 @@ def _title(found: xr.Dataset, width: int) -> str:
     lines = (
         f"{attrs['model']}, {attrs['data']}: n = {attrs['n_samples']} samples, alpha = {PRIMARY_ALPHA:g}",
         f"{attrs['positions']}; {attrs['aggregation']}; kl_: nats from the full model's next token",
+        str(attrs.get("not_grouped", "")),
     )
-    return "\n".join(textwrap.fill(line, width) for line in lines)
+    return "\n".join(textwrap.fill(line, width) for line in lines if line)

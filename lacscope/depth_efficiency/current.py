@@ -20,7 +20,7 @@ from lacscope.reading import Progress
 CSORDAS_CURRENT = Preset(
     "csordas_2025/current_skip_influence",
     f"{SOURCE}, effect on all tokens",
-    {"data": "GSM8K", "samples": 20, "unit": "block", "keep_first": 1},
+    {"data": "GSM8K", "samples": 20, "keep_first": 1},
     read_in="code",
 )
 

@@ -10,6 +10,7 @@ from lacscope.depth_efficiency.skip_influence import Variants
 from lacscope.inputs import InputError
 
 FIRST_CUT, LAST_TOKENS, STEP = 8, 4, 8
+SHORTEST = FIRST_CUT + LAST_TOKENS + 1  # prompt that a cut can be drawn in
 
 
 def take_cuts(
@@ -56,7 +57,7 @@ def draw_cuts(lengths: Sequence[int], n_cuts: int, seed: int, first: int = 0) ->
         if not possible:
             raise InputError(
                 f"prompt {sample} has {length} tokens; cuts are drawn from range({FIRST_CUT}, n_tokens - "
-                f"{LAST_TOKENS}, {STEP}), so it needs {FIRST_CUT + LAST_TOKENS + 1}. Give longer prompts, or cuts=."
+                f"{LAST_TOKENS}, {STEP}), so it needs {SHORTEST}. Give longer prompts, or cuts=."
             )
         rng = np.random.default_rng([seed, first + sample])
         drawn.append(sorted(rng.choice(possible, min(n_cuts, len(possible)), replace=False).tolist()))

@@ -85,7 +85,8 @@ def depth_scores(
         (NaN) with ``"max"``, whose bootstrap is not consistent, or with one sample.
 
     Raises:
-        ValueError: no groups, an unknown ``over_samples``, or groups of different models, depths or settings.
+        ValueError: no groups, an unknown ``over_samples``, groups of different models, depths or settings, or an
+            influence that is not finite.
 
     Source: Csordás, Manning and Potts 2025 (arXiv 2505.13898) and its code: 20 questions a group; the layers are
     skipped before a cut, and what changes from there on is measured. For multi-hop questions the cut is the answer's
@@ -101,6 +102,7 @@ def depth_scores(
     Frozen({'group': 2, 'measure': 2})
     """
     first = _check(groups, over_samples)
+    _refuse_what_is_not_finite(groups)
     score, low, high = [], [], []
     for found in groups.values():
         measures = (influence_on_later_layers(found["influence"]), found["output_influence"])
@@ -160,6 +162,21 @@ def _check(groups: Mapping[str, xr.Dataset], over_samples: str) -> xr.Dataset:
                     "Compare groups measured alike."
                 )
     return first
+
+
+def _refuse_what_is_not_finite(groups: Mapping[str, xr.Dataset]) -> None:
+    """A sum over layers would leave NaN out, and so the prompt that overflowed."""
+    for name, found in groups.items():
+        # NaN where layer <= skipped is no number to be.
+        later = found["influence"].where(found["layer"] > found["skipped"], 0.0)
+        for values in (later, found["output_influence"]):
+            by_sample = values.transpose("sample", ...).values.reshape(values.sizes["sample"], -1)
+            bad = values["sample"].values[~np.isfinite(by_sample).all(axis=1)]
+            if len(bad):
+                raise ValueError(
+                    f"group {name!r}: the influence of sample {bad[0]} is not finite. "
+                    "Load the model in bfloat16 or float32, or leave that prompt out."
+                )
 
 
 def _attrs(

@@ -77,7 +77,14 @@ def _words(found: xr.Dataset) -> str:
     return (
         f"In brackets: {confidence:.0%} interval of a bootstrap over prompts, both scores drawn.{held} "
         f"*: p < {_LEVEL}, permutation of the layers, adjusted for all pairs of the panel (Holm).{_departures(found)}"
+        f"{_left_out(found)}"
     )
+
+
+def _left_out(found: xr.Dataset) -> str:
+    """Measures that this model does not allow."""
+    names = ", ".join(json.loads(str(found.attrs.get("left_out", "{}"))))
+    return f" Left out, as this model does not allow it: {names}." if names else ""
 
 
 def _departures(found: xr.Dataset) -> str:

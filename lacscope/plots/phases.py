@@ -68,7 +68,8 @@ def plot_phase_control(matched: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def _x_label(rows: pd.DataFrame) -> str:
     of = rows["of"].iloc[0] if "of" in rows else _USAGE
     units = "shares, " if of == _USAGE else ""
-    return f"{of} in decode (RG) minus {of} in prefill (PP): {units}95 % intervals over samples"
+    level = f"{100 * float(rows['level'].iloc[0]):g} % " if "level" in rows else ""
+    return f"{of} in decode (RG) minus {of} in prefill (PP): {units}{level}intervals over samples"
 
 
 def _words(matched_on: str) -> str:

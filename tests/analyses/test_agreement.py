@@ -98,6 +98,19 @@ def test_with_two_samples_each_draw_is_one_of_them() -> None:
     assert [float(pair["low"]), float(pair["high"])] == pytest.approx(ends)
 
 
+def test_of_three_samples_two_are_drawn_and_the_quantiles_are_those_of_the_confidence() -> None:
+    a = np.array([[1.0, 2.0, 3.0, 4.0, 5.0], [9.0, 1.0, 5.0, 3.0, 4.5], [0.5, 7.0, 0.1, 2.0, 1.0]])
+    b = np.array([1.0, 3.0, 2.0, 4.0, 5.0])
+    every = sorted(stats.spearmanr(a[i] + a[j], b).statistic for i in range(3) for j in range(3))
+    for confidence in (0.5, 0.8):
+        found = agreement(
+            {"a": over(a), "b": over([b, b, b])}, drop=(), n_boot=20_000, confidence=confidence, seed=0
+        ).sel(subset="all", metric="a", other="b")
+        # None of these shares of nine equally likely draws lies at a step.
+        ends = [every[int(9 * (0.5 + side * confidence / 2))] for side in (-1, 1)]
+        assert [float(found["low"]), float(found["high"])] == pytest.approx(ends)
+
+
 def test_scores_of_the_same_samples_are_drawn_together() -> None:
     values = np.random.default_rng(3).normal(size=(6, 8))
     together = agreement({"a": over(values), "b": over(2 * values + 1)}, drop=(), seed=0)

@@ -16,10 +16,12 @@ from lacscope.analyze import analysis as parts_module
 from lacscope.analyze import importance, skipping
 from lacscope.analyze.analysis import SoFar
 from lacscope.analyze.catalogue import CATALOGUE, GROUPS, named
+from lacscope.analyze.joining import join_samples
 from lacscope.analyze.prompts import Prompts, PromptsError
 from lacscope.analyze.run import analyze
 from lacscope.analyze.store import ResultStore
 from lacscope.analyze.write import write_figure_of
+from lacscope.checks import UnsupportedModelError
 from lacscope.choices import score_choices
 from lacscope.depth_efficiency import (
     depth_score,
@@ -32,6 +34,7 @@ from lacscope.depth_efficiency import (
 )
 from lacscope.importance.agreement import MEASURES
 from lacscope.importance.sleb import sleb
+from lacscope.presets import result_attrs
 from lacscope.sealed import read_sealed, write_sealed
 from lacscope.tradeoff import plan_tradeoff, skipping_plans
 
@@ -348,7 +351,10 @@ def test_without_right_answers_there_are_no_groups_of_them(tiny_with_tokenizer, 
     parts = [run() for run in analysis.parts(tiny_with_tokenizer, toy)]
     for part in parts:
         part["right"] = ("sample", np.zeros(part.sizes["sample"], dtype=bool))
-    assert len(set(analysis.join(parts)["kind"].values)) == 3
+    found = analysis.join(parts)
+    assert len(set(found["kind"].values)) == 3
+    assert found.attrs["not_grouped"] == "not by answer: 0 of 3 right"
+    assert "not by answer: 0 of 3 right" in analysis.draw(found).ravel()[0].get_figure().get_suptitle()
 
 
 def test_a_text_has_tokens_of_prompts_alone(tiny_with_tokenizer, toy):
@@ -382,13 +388,60 @@ def test_the_right_choice_by_norms_is_that_of_every_candidate_traced(tiny_with_t
     # The targets of the second and third question are their second and first choice.
     expected = lacscope.share_right(signals, [False, True, True, False], [1, 1, 2, 2], seed=0)
     xr.testing.assert_allclose(found.drop_attrs(), expected.drop_attrs())
-    assert found.attrs["n_questions"] == 2
+    assert found.attrs["n_questions"] == found.attrs["n_samples"] == 2
+    assert found.attrs["positions"].endswith("; thresholds from 1 other questions")
+    assert "4 candidates in all; 95 % intervals over questions" in found.attrs["aggregation"]
 
 
 def test_questions_of_one_choice_are_no_candidates(tiny_with_tokenizer, toy):
     single = replace(toy, questions=tuple(replace(one, choices=("deep",), target=0) for one in toy.questions))
     with pytest.raises(PromptsError, match="tell-tale: it needs questions with several choices: give --task arc_easy"):
         CATALOGUE["tell-tale"].check(tiny_with_tokenizer, single)
+
+
+@pytest.mark.parametrize("name", ["contributions", "future", "lim", "angular", "logit-lens", "sleb", "updates"])
+def test_what_was_cut_stands_in_the_result(name, tiny_with_tokenizer, toy):
+    cut = Prompts("a.txt", tuple(ids[:13] for ids in toy.inputs), max_tokens=13)
+    analysis, parts = CATALOGUE[name], []
+    for run in analysis.parts(tiny_with_tokenizer, cut):
+        parts.append(run(SoFar(tuple(parts))))
+    assert json.loads(analysis.join(parts).attrs["settings"])["max_tokens"] == 13
+
+
+def test_removals_without_a_cut_read_as_much_as_the_paper(tiny_with_tokenizer, toy):
+    (run, *_) = CATALOGUE["sleb"].parts(tiny_with_tokenizer, toy)
+    assert json.loads(run().attrs["settings"])["max_tokens"] == 2048
+
+
+def test_a_measure_that_the_model_does_not_allow_is_left_out_in_words(tiny_with_tokenizer, toy, monkeypatch):
+    analysis, scores = CATALOGUE["agreement"], importance.layer_scores
+
+    def layer_scores(model, inputs, *, leave_out, **options):
+        if "identity distance" not in leave_out:
+            raise UnsupportedModelError("no tokenwise Jacobian.")
+        return scores(model, inputs, leave_out=leave_out, **options)
+
+    monkeypatch.setattr(importance, "layer_scores", layer_scores)
+    monkeypatch.setattr(importance, "agreement", partial(agreement, n_boot=20, n_permutations=100))
+    found = analysis.join([run() for run in analysis.parts(tiny_with_tokenizer, toy)])
+    assert set(found["metric"].values) == set(MEASURES) - {"identity distance"}
+    assert json.loads(found.attrs["left_out"]) == {"identity distance": "no tokenwise Jacobian."}
+    (panel,) = analysis.draw(found)
+    caption = " ".join(text.get_text() for text in panel.texts).replace("\n", " ")
+    assert "does not allow it: identity distance." in caption
+
+
+def test_prompts_too_short_to_be_cut_are_said_before_any_work(tiny_with_tokenizer, toy):
+    with pytest.raises(PromptsError, match=r"future: prompt 1 has 5 tokens; cuts are drawn in 13 or more\."):
+        CATALOGUE["future"].check(tiny_with_tokenizer, Prompts("short", (toy.inputs[2], toy.inputs[0][:5])))
+
+
+def test_a_part_that_is_not_finite_is_not_passed_over():
+    made = {"output_influence": ("sample", [1.0]), "peak": ((), 1.0, {"aggregation": "max over samples"})}
+    attrs = result_attrs({}, preset=None, settings={}, positions="all", aggregation="none", n_samples=1)
+    part = xr.Dataset(made, attrs=attrs)
+    joined = join_samples([part, part.assign(peak=part["peak"].copy(data=np.nan))])
+    assert np.isnan(joined["peak"])
 
 
 def test_names_groups_and_all():

@@ -64,7 +64,8 @@ def test_long_lines_of_a_text(name, tiny_with_tokenizer, tmp_path):
     path = tmp_path / name
     path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
     found = text_prompts(tiny_with_tokenizer, path, limit=None, max_tokens=9)
-    assert (found.name, found.responses, found.questions) == ("wiki.txt", None, ())
+    assert found.name == "wiki.txt, first 9 tokens of a passage"
+    assert (found.responses, found.questions, found.max_tokens) == (None, (), 9)
     tokenizer = tiny_with_tokenizer.tokenizer
     assert [tokenizer.decode(ids) for ids in found.inputs] == [
         "<s> " + " ".join(["river", word] * 4) for word in ("deep", "cold", "wood")
@@ -72,6 +73,7 @@ def test_long_lines_of_a_text(name, tiny_with_tokenizer, tmp_path):
     assert found.whole == [list(ids) for ids in found.inputs]
     (one,) = text_prompts(tiny_with_tokenizer, path, limit=1, seed=3).inputs
     assert len(one) == 121
+    assert text_prompts(tiny_with_tokenizer, path, limit=1).name == "wiki.txt"
 
 
 def test_a_text_without_long_lines(tiny_with_tokenizer, tmp_path):

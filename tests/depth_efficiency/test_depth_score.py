@@ -153,3 +153,14 @@ def test_groups_that_do_not_fit_together_are_refused(two: xr.Dataset, unchecked:
         depth_scores({"a": two, "b": group([FIRST], OUTPUT[:1], unit="mlp")})
     with pytest.raises(ValueError, match=r"differ in settings: .*\"seed\": 0.* and .*\"seed\": 1"):
         depth_scores({"a": two, "b": group([FIRST], OUTPUT[:1], seed=1)})
+
+
+@pytest.mark.parametrize("where", ["later", "output"])
+def test_an_influence_that_is_not_finite_is_refused(where: str) -> None:
+    found = group([FIRST, SECOND], OUTPUT)
+    if where == "later":
+        found["influence"][1, 0, 2] = np.inf
+    else:
+        found["output_influence"][1, 0] = NAN
+    with pytest.raises(ValueError, match=r"group 'one': the influence of sample 1 is not finite\. Load the model in"):
+        depth_scores({"one": found})

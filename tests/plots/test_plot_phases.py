@@ -50,8 +50,9 @@ def test_coverage_and_what_is_missing_stand_beside(matched: pd.DataFrame) -> Non
 
 
 def test_another_number_than_usage_is_named(matched: pd.DataFrame) -> None:
-    label = plot_phase_control(matched.assign(of="kl_readout")).get_xlabel().replace("\n", " ")
-    assert label == "kl_readout in decode (RG) minus kl_readout in prefill (PP): 95 % intervals over samples"
+    label = plot_phase_control(matched.assign(of="kl_readout", level=0.9)).get_xlabel().replace("\n", " ")
+    assert label == "kl_readout in decode (RG) minus kl_readout in prefill (PP): 90 % intervals over samples"
+    assert "(PP): shares, intervals over samples" in plot_phase_control(matched).get_xlabel().replace("\n", " ")
 
 
 def test_raw_is_hollow_and_matched_filled(matched: pd.DataFrame) -> None:
