@@ -29,7 +29,8 @@ def painters_curves(
     Returns:
         Dataset with ``score`` (task, kind, start), mean over samples and seeds; ``full`` (task); ``normalised``
         (task, kind, start); ``median`` (kind, start) over the tasks with ``median_low`` and ``median_high`` (95 %,
-        samples drawn, seeds held: the luck of a drawn plan is not in it); ``n`` (task), samples. A task whose full
+        samples drawn, seeds held: the luck of a drawn plan is not in it; without the draws in which the full model of
+        a task is not above chance); ``n`` (task), samples. A task whose full
         model is not surely above chance (95 % interval) is NaN in ``normalised``, takes no part in the median and is
         named in the attribute ``not_testable``. Where a task that takes part lacks a (kind, start), the median is NaN
         there, not one of fewer tasks.
@@ -67,8 +68,8 @@ def painters_curves(
             continue
         drawn = rng.integers(0, len(whole), (n_boot, len(whole)))
         above = whole[drawn].mean(axis=1) - chance[task]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share[row] = ((table[:, drawn].mean(axis=2) - chance[task]) / above).T
+        # A few draws of a task that is surely above chance are not: nothing can be a share of those.
+        share[row] = ((table[:, drawn].mean(axis=2) - chance[task]) / np.where(above > 0, above, np.nan)).T
     above_chance = full - np.array([chance[task] for task in tasks])
     above_chance[[task in blind for task in tasks]] = np.nan
     normalised = (mean - np.array([[chance[task]] for task in tasks])) / above_chance[:, None]
@@ -109,6 +110,16 @@ def _by_sample(
     return whole.to_numpy(dtype=float), table
 
 
+def _quantiles(drawn: Float[np.ndarray, "draw plan"], at: list[float]) -> Float[np.ndarray, "quantile plan"]:
+    """Percentiles of each plan's draws that are numbers; NaN where none is."""
+    found = np.full((len(at), drawn.shape[1]), np.nan)
+    for plan, values in enumerate(drawn.T):
+        known = values[np.isfinite(values)]
+        if len(known):
+            found[:, plan] = np.percentile(known, at)
+    return found
+
+
 def _labelled(
     tasks: list[str],
     kinds: list[str],
@@ -126,7 +137,7 @@ def _labelled(
     centre, low, high = nothing, nothing, nothing
     if any(testable):
         centre = np.median(normalised[testable], axis=0)
-        low, high = np.percentile(np.median(share[testable], axis=0), [2.5, 97.5], axis=0)
+        low, high = _quantiles(np.median(share[testable], axis=0), [2.5, 97.5])
     found = xr.Dataset(
         {
             "score": (("task", *_KEY), mean.reshape(len(tasks), *shape)),

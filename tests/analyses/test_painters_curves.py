@@ -55,6 +55,13 @@ def test_a_task_at_chance_is_left_out_and_named() -> None:
     assert float(found["median"].squeeze()) == pytest.approx(1.0)
 
 
+def test_draws_at_chance_take_no_part_in_the_interval() -> None:
+    # 9 of 16 right, chance 1/4: some draws of 16 have 4 right or fewer.
+    full = [1.0] * 9 + [0.0] * 7
+    found = painters_curves(table(rows("a", "full", -1, full), rows("a", "skip", 1, full)), {"a": 0.25}, n_boot=20_000)
+    assert found["median"].item() == found["median_low"].item() == found["median_high"].item() == pytest.approx(1.0)
+
+
 def test_several_times_of_one_kind_are_refused() -> None:
     scores = table(rows("a", "full", -1, GOOD), rows("a", "skip", 1, GOOD), rows("a", "looped_parallel", 1, GOOD))
     again = scores[scores["kind"] == "looped_parallel"].assign(times=2)
