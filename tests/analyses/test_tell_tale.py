@@ -33,7 +33,7 @@ def test_thresholds_equal_the_plain_quartiles(trace_fixture: xr.Dataset, stream:
 
 
 def test_signals_equal_plain_loops() -> None:
-    trace = synthetic_trace(n_samples=4, n_layers=6, decode_tokens=13, seed=2)
+    trace = synthetic_trace(n_samples=4, n_layers=6, decode_tokens=11, seed=2)  # 70 % of 11 is no whole number
     # Lower than a calibration would have them, so that something is above.
     thresholds = norm_thresholds(trace) * 0.8
     found = norm_signals(trace, thresholds.assign_attrs(stream="resid_post_norm"))
