@@ -101,7 +101,9 @@ def plan_tradeoff(
     Returns:
         Over (plan, sample): ``correct``, and ``logp_change`` of the right choice against the full model's, nats. Over
         (plan, round): ``decode_ratio``, time of the plan's decode steps / the full model's. By plan: ``skipped_share``
-        of the layers. ``correct_full`` (sample). Timings are this machine's at that moment.
+        of the layers. ``correct_full`` (sample). ``best_constant``: what always giving one answer would get right, NaN
+        where questions differ in their choices; a plan that scores no more may have answered nothing. Timings are
+        this machine's at that moment.
 
     Raises:
         ValueError: no plans, or no questions.
@@ -138,6 +140,7 @@ def plan_tradeoff(
             ),
             "skipped_share": ("plan", [len(plan.skipped) / plan.n_layers for plan in plans.values()]),
             "correct_full": ("sample", full["correct"].to_numpy(dtype=bool)),
+            "best_constant": ((), best_constant(questions), {"long_name": "accuracy of the best constant answer"}),
         },
         coords={
             "plan": list(plans),
@@ -155,6 +158,18 @@ def plan_tradeoff(
         data=data,
     )
     return found
+
+
+def best_constant(questions: Sequence[Question]) -> float:
+    """Accuracy of always giving the one choice that is right most often; NaN where the choices are not always the same.
+
+    >>> yes_no = [Question(i, "", "is it", False, ("yes", "no"), target, "") for i, target in enumerate([0, 1, 1])]
+    >>> round(best_constant(yes_no), 3)
+    0.667
+    """
+    if len({question.choices for question in questions}) > 1:
+        return float("nan")
+    return float(np.bincount([question.target for question in questions]).max() / len(questions))
 
 
 def _decode_ratios(adapter: Adapter, plan: Plan, prompt: list[int], steps: int, rounds: int) -> list[float]:

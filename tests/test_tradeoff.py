@@ -1,5 +1,6 @@
 """What plans cost and save, on a tiny model."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from lacscope.plots import style
 from lacscope.plots.tradeoff import plot_plan_tradeoff
 from lacscope.tasks.base import Question
 from lacscope.testing import tiny_model
-from lacscope.tradeoff import plan_tradeoff, skipping_plans
+from lacscope.tradeoff import best_constant, plan_tradeoff, skipping_plans
 
 QUESTIONS = [
     Question(i, "", prompt, False, ("deep", "cold"), i % 2, "")
@@ -36,8 +37,14 @@ def test_answers_are_those_under_the_plan(tiny_with_tokenizer: Any) -> None:
     np.testing.assert_allclose(change, expected["target_logp"] - full["target_logp"], atol=1e-6)
     assert found["correct"].sel(plan="deepest, 2").values.tolist() == expected["correct"].tolist()
     assert found["skipped_share"].values.tolist() == [0, 0.5, 0.25]
+    assert found["best_constant"].item() == pytest.approx(2 / 3)
     assert found["decode_ratio"].shape == (3, 3)
     assert bool((found["decode_ratio"] > 0).all())
+
+
+def test_questions_with_choices_of_their_own_have_no_constant_answer() -> None:
+    others = [*QUESTIONS[:2], replace(QUESTIONS[2], choices=("wood", "cold"))]
+    assert np.isnan(best_constant(others))
 
 
 def test_every_way_of_choosing_skips_as_many_and_keeps_the_ends(tiny_with_tokenizer: Any) -> None:
@@ -97,7 +104,11 @@ def test_the_figure_has_a_look_for_each_method(tiny_with_tokenizer: Any) -> None
     found = plan_tradeoff(tiny_with_tokenizer, QUESTIONS, PLANS, decode_steps=1, rounds=2, data="toy")
     with style():
         left, right = plot_plan_tradeoff(found)
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["full", "deepest"]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == [
+        "always the same answer",
+        "full",
+        "deepest",
+    ]
     assert left.get_xlim()[0] > left.get_xlim()[1], "less time to the right"
     assert right.get_ylabel().endswith("(nats)")
     small_print = " ".join(text.get_text() for text in left.texts).replace("\n", " ")

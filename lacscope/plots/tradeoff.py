@@ -19,7 +19,8 @@ def plot_plan_tradeoff(found: xr.Dataset, axes: np.ndarray | None = None) -> np.
         axes: two Axes; default: a new figure.
 
     Returns:
-        The two Axes. Bars: 95 % intervals over questions, and the range of the timing rounds.
+        The two Axes. Bars: 95 % intervals over questions, and the range of the timing rounds. Dashed: what the best
+        constant answer gets right, where all questions have the same choices.
 
     Raises:
         ValueError: a missing variable, or another number of axes.
@@ -34,6 +35,9 @@ def plot_plan_tradeoff(found: xr.Dataset, axes: np.ndarray | None = None) -> np.
     left.axhline(full / n, color="0.4", linewidth=1)
     right.axhline(0.0, color="0.4", linewidth=1)
     handles = []
+    if "best_constant" in found and np.isfinite(found["best_constant"]):
+        constant = float(found["best_constant"])
+        handles.append(left.axhline(constant, color="0.2", linestyle="--", label="always the same answer"))
     for place, method in enumerate(methods):
         mine = found.isel(plan=[i for i, name in enumerate(found["plan"].values) if str(name).split(",")[0] == method])
         x = mine["decode_ratio"].median("round").values
