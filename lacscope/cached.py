@@ -1,6 +1,5 @@
 """A trace from activations that the user cached already."""
 
-import json
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter, adapt, execution_of
+from lacscope.adapters import Adapter, adapt, reordering_plan
 from lacscope.dataset import SampleTrace, build
 from lacscope.recorder import PassRecord, Run, assemble, run_attrs
 
@@ -78,13 +77,10 @@ def trace_from_cache(
 
 
 def _refuse_reordered(adapter: Adapter) -> None:
-    execution = execution_of(adapter.model)
-    if execution is None:
-        return
-    plan = json.loads(execution.text)
-    if plan["blocks"] != list(range(adapter.n_layers)):
+    plan = reordering_plan(adapter.model, adapter.n_layers)
+    if plan is not None:
         raise ValueError(
-            f"{adapter.name} runs under the plan [{plan['plan']}], which does more than skip: a cache has one stream a "
+            f"{adapter.name} runs under the plan [{plan}], which does more than skip: a cache has one stream a "
             "block and does not tell in which order they ran. Use lacscope.trace under that plan."
         )
 

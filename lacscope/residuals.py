@@ -7,7 +7,6 @@ variants of the stream at once. Hooks that the user has on the model fire in bot
 blocks leave the stream as it is; any other plan is refused, since its states have no place by layer.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter, execution_of, registered
+from lacscope.adapters import Adapter, registered, reordering_plan
 from lacscope.checks import check_blocks, require_sublayers
 from lacscope.inputs import check_lengths, read_inputs
 
@@ -177,13 +176,10 @@ def rerun(
 
 
 def _refuse_reordered(adapter: Adapter) -> None:
-    execution = execution_of(adapter.model)
-    if execution is None:
-        return
-    plan = json.loads(execution.text)
-    if plan["blocks"] != list(range(adapter.n_layers)):
+    plan = reordering_plan(adapter.model, adapter.n_layers)
+    if plan is not None:
         raise ValueError(
-            f"{adapter.name} runs under the plan [{plan['plan']}], which does more than skip: its states have no place "
+            f"{adapter.name} runs under the plan [{plan}], which does more than skip: its states have no place "
             "by layer. Leave the plan's context for this call, or take a plan that only skips."
         )
 

@@ -15,6 +15,7 @@ from lacscope.adapters.bridge import build_bridge as build_bridge
 from lacscope.adapters.execution import Execution as Execution
 from lacscope.adapters.execution import executing as executing
 from lacscope.adapters.execution import execution_of as execution_of
+from lacscope.adapters.execution import reordering_plan as reordering_plan
 from lacscope.adapters.hooked_transformer import HookedTransformerAdapter as HookedTransformerAdapter
 from lacscope.adapters.passes import PartialPassError as PartialPassError
 from lacscope.adapters.passes import PassInput as PassInput

@@ -4,6 +4,7 @@ What measures a pass counts the blocks as they fire; under a plan (:mod:`lacscop
 The plan writes here where it is, and whoever hooks the blocks can look.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,13 @@ class Execution:
 def execution_of(model: Any) -> Execution | None:
     """Where the model is in its plan; None where it runs as it is."""
     return model.__dict__.get(_NAME)
+
+
+def reordering_plan(model: Any, n_layers: int) -> str | None:
+    """The plan that the model runs under, in words, where it does more than skip."""
+    execution = execution_of(model)
+    plan = {} if execution is None else json.loads(execution.text)
+    return plan["plan"] if plan and plan["blocks"] != list(range(n_layers)) else None
 
 
 @contextmanager
