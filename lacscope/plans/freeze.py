@@ -55,7 +55,7 @@ def freeze(
             "the trace was made with effect='bypass', so its voids are those of a model whose layers were skipped "
             "already: freeze a trace of the model as it is (effect 'observe' or 'readout')."
         )
-    if "rule" in trace.dims:
+    if "rule" in trace["delta_norm"].dims:
         raise ValueError(
             f"the trace has {trace.sizes['rule']} rules, each with norms of its own: freeze one, with .isel(rule=0)."
         )

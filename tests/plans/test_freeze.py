@@ -96,6 +96,8 @@ def test_a_trace_of_several_rules_is_refused():
     with pytest.raises(ValueError, match=r"the trace has 2 rules, each with norms of its own: freeze one, with .isel"):
         freeze(found, alpha=0.8, skip=1)
     assert freeze(found.isel(rule=0), alpha=0.8, skip=1).skipped
+    observed = trace(shared_model("llama"), PROMPTS, rule=rules)  # one set of norms for all rules
+    assert freeze(observed, alpha=0.8, skip=1) == freeze(trace(shared_model("llama"), PROMPTS), alpha=0.8, skip=1)
 
 
 def test_a_trace_under_a_plan_is_refused():
