@@ -96,7 +96,7 @@ def linear_maps(
     pair = _Pair(check_blocks(model_a), check_blocks(model_b), within_a, within_b)
     _check_settings(ridge, held_out, states_at_once)
     rows = _same_rows(pair.a, pair.b, inputs)
-    n_held = max(1, round(held_out * len(rows)))
+    n_held = _n_held(len(rows), held_out)
     fitted, held = rows[:-n_held], rows[-n_held:]
     n_fitted = n_tokens_to_fit(rows, held_out)
     d_a = int(pair.a.model.cfg.d_model)
@@ -132,8 +132,12 @@ def n_tokens_to_fit(rows: Sequence[Sequence[int]], held_out: float = HELD_OUT) -
     >>> n_tokens_to_fit([[1] * 10, [1] * 10, [1] * 99])
     18
     """
-    n_held = max(1, round(held_out * len(rows)))
+    n_held = _n_held(len(rows), held_out)
     return sum(len(ids) - 1 for ids in rows[:-n_held])
+
+
+def _n_held(n_rows: int, held_out: float) -> int:
+    return max(1, round(held_out * n_rows))
 
 
 @dataclass(frozen=True)
