@@ -8,6 +8,7 @@ from rich.table import Table
 
 import lacscope
 from bench import matrices, memory, plans, speed, sweep
+from lacscope.analyze.maps import middle
 from lacscope.models import DEMO_MODEL, _locate, _read
 
 LIMITS = {("prefill", 1): 1.05, ("prefill", 2): 1.05, ("decode", 1): 1.10, ("decode", 2): 1.15}
@@ -40,7 +41,7 @@ def main() -> None:
     if "memory" in options.only:
         console.print(_memory_table(memory.table(lean, full)))
     if "plans" in options.only:
-        layers = plans.middle(full.cfg.n_layers)
+        layers = middle(full.cfg.n_layers)
         difference = max(plans.check_same_logits(model, layers) for model in (lean, full))
         # Six runs a round: a third of the rounds takes as long as the table above.
         rounds = max(3, options.rounds // 3)
@@ -96,7 +97,7 @@ def _speed_table(rows: list[speed.Ratio]) -> Table:
     return table
 
 
-def _plans_table(rows: list[plans.Saving], layers: range, difference: float) -> Table:
+def _plans_table(rows: list[plans.Saving], layers: list[int], difference: float) -> Table:
     table = Table(
         title=f"decode time with blocks {layers[0]}-{layers[-1]} skipped by a plan / with all blocks "
         f"({speed.DECODE_STEPS} steps; median of paired ratios, quartiles; logits equal bypass to {difference:.1g})"

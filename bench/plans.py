@@ -17,9 +17,8 @@ from torch import Tensor, nn
 import lacscope
 from bench.speed import DECODE_PROMPT, DECODE_STEPS, interleaved, plain_decode, prompt
 from lacscope.adapters import adapt
+from lacscope.analyze.maps import middle
 from lacscope.plans import Plan, plan
-
-SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,6 @@ class Saving:
     high: float
     full_seconds: float
     rounds: int
-
-
-def middle(n_layers: int) -> range:
-    """The 30 % of the blocks that are skipped: those in the middle."""
-    n = round(SHARE * n_layers)
-    start = (n_layers - n) // 2
-    return range(start, start + n)
 
 
 def without_blocks(hf_model: Any, layers: Iterable[int]) -> Any:
