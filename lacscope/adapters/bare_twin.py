@@ -1,6 +1,7 @@
 """The wrapped transformers model as it is without the bridge about it: what the bridge's own logits are held to."""
 
 import copy
+import types
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -32,8 +33,12 @@ def reference_of(bridge: Any) -> tuple[Callable[..., Any] | None, str]:
 
 def _is_foreign(hook: Callable[..., Any]) -> bool:
     """True for a hook that neither TransformerLens nor lacscope put there."""
-    inner = getattr(hook, "func", hook)
-    return not str(getattr(inner, "__module__", "")).startswith(("transformer_lens.", "lacscope."))
+    return not (_is_of("transformer_lens.", hook) or _is_of("lacscope.", hook))
+
+
+def _is_of(package: str, function: Any) -> bool:
+    inner = getattr(function, "func", function)
+    return str(getattr(inner, "__module__", "")).startswith(package)
 
 
 def bare_twin(model: nn.Module) -> nn.Module:
@@ -46,13 +51,17 @@ def bare_twin(model: nn.Module) -> nn.Module:
 
 
 def _bare(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
-    while (original := module._modules.get("original_component", vars(module).get("original_component"))) is not None:
+    while (original := getattr(module, "original_component", None)) is not None:
         module = original
     if id(module) not in made:
         twin = made[id(module)] = copy.copy(module)
         for name in _HOOKS:
             vars(twin)[name] = OrderedDict()
-        # A head that had no bias was given one of zeros.
+        forward = vars(twin).get("forward")
+        if _is_of("transformer_lens.", forward):
+            del vars(twin)["forward"]  # the bridge's way through the layer, on the bridge's parts
+        elif getattr(forward, "__self__", None) is module:
+            vars(twin)["forward"] = types.MethodType(forward.__func__, twin)
         vars(twin)["_modules"] = {
             name: None if child is None else _bare(child, made) for name, child in module._modules.items()
         }

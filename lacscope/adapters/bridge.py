@@ -303,6 +303,9 @@ def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: boo
 
     ``residual_only`` leaves the blocks' insides unhooked and the attention implementation as it is: an
     order of magnitude fewer hook points, and the speed of the plain model.
+
+    Raises:
+        UnsupportedModelError: TransformerLens cannot wrap it.
     """
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
@@ -315,11 +318,24 @@ def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: boo
         blocks.submodules.clear()
         blocks.hook_aliases = {"hook_resid_pre": "hook_in", "hook_resid_post": "hook_out"}
 
-    return build_bridge_from_module(
-        hf_model,
-        type(hf_model).__name__,
-        hf_config=hf_model.config,
-        tokenizer=tokenizer,
-        model_name=name,
-        post_adapter_hook=keep_block_points if residual_only else None,
-    )
+    try:
+        return build_bridge_from_module(
+            hf_model,
+            type(hf_model).__name__,
+            hf_config=hf_model.config,
+            tokenizer=tokenizer,
+            model_name=name,
+            post_adapter_hook=keep_block_points if residual_only else None,
+        )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UnsupportedModelError(_cannot_wrap(name, type(hf_model).__name__, error, residual_only)) from error
+
+
+def _cannot_wrap(name: str, kind: str, error: Exception, residual_only: bool) -> str:
+    said = (str(error).splitlines() or [""])[0]
+    if "nsupported architecture" in said:
+        return f"TransformerLens cannot wrap {name} ({kind}): it has no adapter for that architecture."
+    way_out = "" if residual_only else " With hooks='residual' less has to be wrapped, and it may go."
+    return f"TransformerLens cannot wrap {name} ({kind}): {type(error).__name__}: {said[:200]}.{way_out}"
