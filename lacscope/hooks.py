@@ -30,13 +30,17 @@ from lacscope.halting_pass import HaltingPass, Program, Readouts, make_program
 from lacscope.recorder import Recorder, Run, going_on_under_plan, under_plan
 from lacscope.rules import Effect, HaltingRule, needs_of
 
-__all__ = ["PaddingWarning", "RunWarning", "halting", "halting_hooks"]
+__all__ = ["PaddingWarning", "RunWarning", "TrainingModeWarning", "halting", "halting_hooks"]
 
 Hook = tuple[str, Callable[..., Tensor | None]]
 
 
 class PaddingWarning(UserWarning):
     """A batch came without an attention mask: pads cannot be told from ids, so all its tokens count."""
+
+
+class TrainingModeWarning(UserWarning):
+    """A model that the user runs is in training mode, with something random in each pass."""
 
 
 class RunWarning(UserWarning):
@@ -145,7 +149,7 @@ class HaltingSession:
     def _run_for(self, given: PassInput) -> Run:
         """The run that this pass continues, or a new one. See DESIGN: phases are decided by what is read."""
         previous = self.recorder.last_run
-        if given.past_length == 0:
+        if given.past_length == 0 and not given.uncounted:
             if previous is not None and previous.reread_by(given.tokens):
                 warnings.warn(
                     "a pass without a cache reads a recorded run again with more tokens (uncached generation): "
@@ -158,7 +162,7 @@ class HaltingSession:
             if run.continues(given.past_length, given.cache, given.first_keys):
                 return run
         warnings.warn(
-            f"a pass with {given.past_length} cached tokens continues no recorded run (the cache was filled "
+            f"a pass with {given.past_length or 'uncounted'} cached tokens continues no recorded run (the cache was filled "
             "outside the context, reordered by beam search, or cropped): it is recorded as a run of its own, "
             "starting at the tokens it reads.",
             RunWarning,
@@ -230,6 +234,7 @@ def halting_hooks(
     >>> logits = model.run_with_hooks(tokens, fwd_hooks=hooks)  # doctest: +SKIP
     """
     adapter = check_blocks(model)
+    _warn_of_training(adapter)
     program = make_program(adapter, () if rule is None else (rule,), effect)
     if effect == "observe" and recorder is None:
         raise ValueError(
@@ -307,6 +312,7 @@ def halting(
     >>> recorder.trace  # doctest: +SKIP
     """
     adapter = check_blocks(model)
+    _warn_of_training(adapter)
     program = make_program(adapter, () if rule is None else (rule,), effect)
     recorder = Recorder()
     recorder.describe(adapter, program.rules, effect)
@@ -319,6 +325,16 @@ def halting(
     )
     with run_session(session):
         yield recorder
+
+
+def _warn_of_training(adapter: Adapter) -> None:
+    if drawn := adapter.random_in_training():
+        warnings.warn(
+            f"{adapter.name} is in training mode: dropout is on ({drawn}), so no two passes give the same numbers. Call "
+            "model.original_model.eval() first, unless that is what you mean.",
+            TrainingModeWarning,
+            stacklevel=4,
+        )
 
 
 @contextmanager

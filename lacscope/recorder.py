@@ -17,7 +17,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter, execution_of
+from lacscope.adapters import Adapter, execution_of, known_self_check
 from lacscope.dataset import SampleTrace, build
 from lacscope.facts import model_attrs
 from lacscope.rules import HaltingRule, describe_rule
@@ -288,7 +288,9 @@ def run_attrs(adapter: Adapter, rules: Sequence[HaltingRule], effect: str) -> di
     rule = described[0] if len(described) == 1 else "[" + ", ".join(described) + "]" if described else "null"
     execution = execution_of(adapter.model)
     plan = {} if execution is None else {"plan": execution.text}
-    return {**model_attrs(adapter), "rule": rule, "effect": effect, **plan}
+    found = known_self_check(adapter)
+    check = {} if found is None else {"self_check": found.as_json()}
+    return {**model_attrs(adapter), "rule": rule, "effect": effect, **plan, **check}
 
 
 def assemble(samples: Sequence[SampleTrace], adapter: Adapter, attrs: Mapping[str, Any], **options: Any) -> xr.Dataset:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lacscope.adapters import Adapter, execution_of
 from lacscope.branching import RuleKeepsStateError, run_branches
-from lacscope.checks import check_blocks
+from lacscope.checks import check_blocks, require_decode, require_one_run, rows_at_once
 from lacscope.dataset import MEASURES, TOKENWISE_MEASURES, SampleTrace
 from lacscope.halting_pass import make_program
 from lacscope.hooks import HaltingSession
@@ -92,7 +92,7 @@ def trace(
     >>> t = trace(model, ["The capital of France is"], max_new_tokens=8)  # doctest: +SKIP
     >>> voids(t, alpha=[0.0, 0.5, 0.8])  # no new pass  # doctest: +SKIP
     """
-    adapter = check_blocks(model)
+    adapter = check_blocks(model, lean=True)
     rules = tuple(rule) if isinstance(rule, (list, tuple)) else (rule,) if rule is not None else ()
     check_options(
         effect=effect,
@@ -117,6 +117,8 @@ def trace(
     ids = list(range(len(prompts))) if sample_ids is None else [int(i) for i in sample_ids]
     if len(ids) != len(prompts):
         raise InputError(f"sample_ids has {len(ids)} entries for {len(prompts)} inputs.")
+    if max_new_tokens > 1:
+        require_decode(adapter)
     _check_hook_names(adapter, fwd_hooks)
     if "threshold" in measures:
         _refuse_skipped_history(adapter)
@@ -140,7 +142,9 @@ def trace(
         adapter.stop_ids(),
     )
     pad_id = getattr(adapter.tokenizer, "pad_token_id", None) or 0
-    batches = Batches(whole, [len(p) for p in prompts], ids, batch_size, pad_id, adapter.device)
+    batches = Batches(
+        whole, [len(p) for p in prompts], ids, rows_at_once(adapter, batch_size), pad_id, adapter.device
+    )
     traces = [
         assemble(
             samples,
@@ -221,14 +225,16 @@ def _run_rules(
     rules, effect = plan.program.rules, plan.program.effect
     if effect == "observe" or len(rules) < 2:
         return [(rules, _run(adapter, plan, batches, sampler, fwd_hooks, progress))]
-    # A hook of the user's may stand on rows, or on what follows the last block; a threshold is one rule's.
-    if effect == "readout" and not (fwd_hooks or adapter.user_hooked() or "threshold" in plan.program.measures):
+    # A hook of the user's may stand on rows, or on what follows the last block; a threshold is one rule's; and a model
+    # that reads one row at a time cannot divide it.
+    alone = fwd_hooks or adapter.user_hooked() or "threshold" in plan.program.measures or rows_at_once(adapter, 2) < 2
+    if effect == "readout" and not alone:
         # Found out on the way: it shows only when a rule is asked.
         with suppress(RuleKeepsStateError):
             samples = run_branches(adapter, plan, batches, sampler, progress)
             return [((rule,), found) for rule, found in zip(rules, samples, strict=True)]
-    alone = [dataclasses.replace(plan, program=dataclasses.replace(plan.program, rules=(rule,))) for rule in rules]
-    return [(one.program.rules, _run(adapter, one, batches, sampler, fwd_hooks, progress)) for one in alone]
+    each = [dataclasses.replace(plan, program=dataclasses.replace(plan.program, rules=(rule,))) for rule in rules]
+    return [(one.program.rules, _run(adapter, one, batches, sampler, fwd_hooks, progress)) for one in each]
 
 
 def _run(
@@ -283,6 +289,7 @@ def _run_batch(
             mask = torch.cat([mask, ~finished.unsqueeze(-1)], dim=1)
             logits, cache = adapter.step(sampled.unsqueeze(-1), mask, cache, use_cache=True, keep=1)
             reading.read_token(sampled, logits, rows, rows)
+    require_one_run(adapter, recorder.open_runs[0].length, mask.shape[1])
     samples = recorder.open_runs[0].samples(plan.stop_ids, sampled, reading.tokenwise(rows))
     for row, sample in enumerate(samples):
         sample.logits = reading.logits_of(row, len(sample))

@@ -1,16 +1,21 @@
 """What lacscope asks of a model, whichever of TransformerLens's classes it is."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lacscope.adapters.evaluation import evaluating, random_in_training
 from lacscope.adapters.passes import PassListener, unwatched
 
 TokenHook = Callable[..., Any]
+
+
+class UnsupportedModelError(RuntimeError):
+    """A model that cannot be measured, or run, the way that was asked; the message says what is wrong."""
 
 
 class Adapter:
@@ -95,22 +100,45 @@ class Adapter:
         """The module inside the model that calls the blocks, where it can be called on its own."""
         return None
 
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module that a pass may run, TransformerLens's own included; some more than once."""
+        yield from self.model.modules()
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """The model in evaluation mode; each module has its own flag back afterwards."""
+        return evaluating(self.modules())
+
+    def random_in_training(self) -> str:
+        """What each pass draws anew because the model is in training mode; "" for nothing."""
+        return random_in_training(self.modules())
+
+    def reference(self) -> tuple[Callable[..., Any] | None, str]:
+        """The wrapped model's own logits, by what no bridge has touched; or None, and why there is no such thing."""
+        return None, "there is no other model to compare with"
+
+    def prefer_lean(self) -> None:
+        """Have :meth:`lean` take the lean path whether or not it equals the other."""
+
     def watched(self) -> list[tuple[nn.Module, str]]:
         """The methods that :meth:`watch` puts a function around, as (owner, name)."""
         raise NotImplementedError
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Nobody's hooks and nobody watching, for a check that must neither fire nor be recorded."""
+        """Nobody's hooks, nobody watching and no dropout, for a check that must neither fire nor be recorded."""
         with ExitStack() as stack:
+            stack.enter_context(self.evaluating())
             for owner, name in self.watched():
                 stack.enter_context(unwatched(owner, name))
             stack.enter_context(_hooks_off(list(self.hook_points())))
             yield
 
     @contextmanager
-    def lean(self) -> Iterator[None]:
-        """Blocks without the hook points inside them, where the class allows it; numbers stay the same."""
+    def lean(self, *, forced: bool = False) -> Iterator[None]:
+        """Blocks without the hook points inside them, where the class allows it; numbers stay the same.
+
+        ``forced`` is for whoever wants to know whether they do.
+        """
         yield
 
     @contextmanager

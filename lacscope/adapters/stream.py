@@ -10,11 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lacscope.adapters import Adapter, adapt, registered
-
-
-class UnsupportedModelError(RuntimeError):
-    """A model whose residual stream cannot be measured the way that was asked."""
+from lacscope.adapters import Adapter, UnsupportedModelError, adapt, registered
 
 
 @dataclass(frozen=True)
