@@ -11,6 +11,7 @@ from typing import Any
 from lacscope.adapters.base import Adapter as Adapter
 from lacscope.adapters.base import registered as registered
 from lacscope.adapters.bridge import BridgeAdapter as BridgeAdapter
+from lacscope.adapters.bridge import bridged_class as bridged_class
 from lacscope.adapters.bridge import build_bridge as build_bridge
 from lacscope.adapters.execution import Execution as Execution
 from lacscope.adapters.execution import executing as executing
