@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lacscope.adapters import adapt
+from lacscope.adapters.weights import layer_of, multiplied, own_tensors, parts, persistent_buffers, quantised_as
 
 
 def weight_processing(model: Any) -> str:
@@ -43,16 +45,18 @@ class ModelCost:
 
 
 def model_cost(model: Any) -> ModelCost | None:
-    """FLOPs per token of the parts, averaged over blocks; None where the shapes do not tell (experts)."""
+    """FLOPs per token of the parts, averaged over blocks; None where the shapes do not tell (experts, packed weights).
+
+    Linear maps count by their inputs and outputs, whatever their weights are quantised to.
+    """
     adapter = adapt(model)
     cfg = adapter.model.cfg
     if getattr(cfg, "num_experts", None):
         return None
-    # HookedTransformer keeps biases per head, [n_heads, d_head]: they multiply nothing.
-    weights = [
-        sum(p.numel() for name, p in block.named_parameters() if p.ndim >= 2 and ".b_" not in f".{name}")
-        for block in adapter.model.blocks
-    ]
+    found = [multiplied(layer_of(adapter.model, layer)) for layer in range(adapter.n_layers)]
+    weights = [sum(one.values()) for one in found if one is not None]
+    if len(weights) < adapter.n_layers:
+        return None
     n_kv_heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
     return ModelCost(
         block=2.0 * sum(weights) / len(weights),
@@ -62,8 +66,22 @@ def model_cost(model: Any) -> ModelCost | None:
     )
 
 
+def quantization(model: Any) -> str:
+    """What the weights are quantised to: ``"GGUF Q4_1 x 210, F32 x 61, dequantised"``; "" where they are not.
+
+    Of weights that are computed with as they are packed, how many linear maps are kept how:
+    ``"bitsandbytes nf4 x 28"``.
+    """
+    original = getattr(adapt(model).model, "original_model", None)
+    stored = str(getattr(getattr(original, "config", None), "gguf_quantization", "") or "")
+    if stored:
+        return f"GGUF {stored}, dequantised"
+    counts = Counter(kind for module in _root(model).modules() if (kind := quantised_as(module)) is not None)
+    return ", ".join(f"{kind} x {n}" for kind, n in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
 def model_attrs(model: Any) -> Mapping[str, Any]:
-    """Attributes of a trace that describe the model."""
+    """Attributes of a trace that describe the model; ``quantization`` is there where the weights are quantised."""
     adapter = adapt(model)
     cost = model_cost(adapter)
     attrs: dict[str, Any] = {
@@ -73,18 +91,40 @@ def model_attrs(model: Any) -> Mapping[str, Any]:
         "device": adapter.device.type,
         "weight_processing": weight_processing(adapter),
     }
+    if quantised := quantization(adapter):
+        attrs["quantization"] = quantised
     if cost is not None:
         attrs["cost"] = json.dumps(asdict(cost))
     return attrs
 
 
 def weights_digest(model: Any) -> str:
-    """sha256 over the bytes of every parameter, in order and with its shape: equal weights, equal digest.
+    """sha256 of a model's weights: equal weights, equal digest; and what else makes another model of them.
 
-    Takes about a second per gigabyte. Names are left out: they differ between TransformerLens's classes.
+    Over the bytes of every parameter, in order and with its shape; of quantised ones with their scales. Then, where
+    there are any, the buffers that are saved with the weights and a scaling of the rotary positions. Takes about a
+    second per gigabyte. Names are left out: they differ between TransformerLens's classes.
     """
     digest = hashlib.sha256()
-    for parameter in adapt(model).model.parameters():
-        digest.update(f"{parameter.dtype} {tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+    root = _root(model)
+    for module, name, tensor in (*own_tensors(root), *persistent_buffers(root)):
+        for said, part in parts(module, name, tensor):
+            digest.update(said.encode())
+            if part is not None:
+                digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    rope = getattr(getattr(root, "config", None), "rope_parameters", None)
+    if rope and any(one.get("rope_type", "default") != "default" for one in _each(rope)):
+        digest.update(json.dumps(rope, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _each(rope: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rotary settings of every kind of layer."""
+    nested = [one for one in rope.values() if isinstance(one, dict)]
+    return nested or [rope]
+
+
+def _root(model: Any) -> Any:
+    """The module whose parameters are the model's."""
+    found = adapt(model).model
+    return getattr(found, "original_model", found)

@@ -19,7 +19,7 @@ PACKAGE = Path(lacscope.__file__).parent
 ORDER = (
     ("atomic", "sealed", "dataset", "stacking", "thresholds", "sampling", "rules", "adapters"),
     ("checks", "facts"),
-    ("models",),
+    ("load_errors", "gguf_metadata", "converted", "text_only", "twin", "models"),
     ("recorder",),
     ("halting_pass",),
     ("hooks",),

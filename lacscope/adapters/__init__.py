@@ -12,6 +12,7 @@ from lacscope.adapters.base import Adapter as Adapter
 from lacscope.adapters.base import UnsupportedModelError as UnsupportedModelError
 from lacscope.adapters.base import registered as registered
 from lacscope.adapters.bridge import BridgeAdapter as BridgeAdapter
+from lacscope.adapters.bridge import bridged_class as bridged_class
 from lacscope.adapters.bridge import build_bridge as build_bridge
 from lacscope.adapters.decode_state import identity_of as identity_of
 from lacscope.adapters.execution import Execution as Execution

@@ -298,6 +298,24 @@ def _give_back(size: int | None, *args: Any, **kwargs: Any) -> Any:
     return stream if size is None else (stream, *[None] * (size - 1))
 
 
+def bridged_class(hf_model: Any) -> str | None:
+    """The name under which TransformerLens knows a transformers model's class; None where it does not.
+
+    It spells some in its own way: ``PhiMoEForCausalLM`` is transformers' ``PhimoeForCausalLM``.
+    """
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory as Factory
+
+    def spelled(name: str) -> str:
+        return name.replace("_", "").casefold()
+
+    if hasattr(Factory, "discover_entry_points"):  # 4.x: packages may bring more
+        Factory.discover_entry_points()
+    name = type(hf_model).__name__
+    if name in Factory._adapters:
+        return name
+    return next((known for known in Factory._adapters if spelled(known) == spelled(name)), None)
+
+
 def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: bool) -> Any:
     """Wrap a transformers model, in place, as a ``TransformerBridge``.
 
@@ -321,7 +339,7 @@ def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: boo
     try:
         return build_bridge_from_module(
             hf_model,
-            type(hf_model).__name__,
+            bridged_class(hf_model) or type(hf_model).__name__,
             hf_config=hf_model.config,
             tokenizer=tokenizer,
             model_name=name,

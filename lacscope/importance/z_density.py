@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lacscope.adapters import Adapter
+from lacscope.adapters.weights import layer_of, matrices
 from lacscope.checks import check_blocks
 from lacscope.facts import model_attrs
 from lacscope.importance.results import labelled
@@ -44,6 +45,8 @@ def z_density(model: Any, *, variant: Variant = "code") -> xr.Dataset:
 
     Raises:
         ValueError: an unknown variant, or a layer without matrices.
+        UnsupportedModelError: the matrices are packed (GPTQ, AWQ, float8). Those of bitsandbytes, torchao and quanto
+            are dequantised.
 
     Source: Dumitru et al. 2024 (arXiv 2406.17415), ZD.
 
@@ -59,9 +62,9 @@ def z_density(model: Any, *, variant: Variant = "code") -> xr.Dataset:
     shares = np.empty(adapter.n_layers)
     names: Counter[str] = Counter()
     for layer in range(adapter.n_layers):
-        matrices = _matrices(adapter, layer)
-        shares[layer] = density([weight.detach() for weight in matrices.values()])
-        names.update(list(matrices))
+        found = _matrices(adapter, layer)
+        shares[layer] = density([weight.detach() for weight in found.values()])
+        names.update(list(found))
     words = _VARIANTS[variant]
     return labelled(
         {
@@ -86,26 +89,13 @@ def z_density(model: Any, *, variant: Variant = "code") -> xr.Dataset:
 
 
 def _matrices(adapter: Adapter, layer: int) -> dict[str, Tensor]:
-    """A layer's weight matrices by name, the same whether or not hook points stand between its modules."""
-    block = adapter.model.blocks[layer]
-    module = getattr(block, "original_component", block)
-    found = {
-        name.replace("_original_component.", ""): weight
-        for name, weight in module.named_parameters()
-        if weight.ndim > 1
-    }
-    # A bridge keeps a fused projection's parts beside it, as copies. HookedTransformer's biases have a row per head.
-    kept = {name: weight for name, weight in found.items() if not _is_copy(name, found) and ".b_" not in f".{name}"}
-    if not kept:
+    """A layer's weight matrices by name, dequantised, the same whether or not hook points stand between its modules."""
+    found = matrices(layer_of(adapter.model, layer))
+    if not found:
         raise ValueError(
             f"layer {layer} of {adapter.name} has no parameter with two or more axes: it has no z-density."
         )
-    return kept
-
-
-def _is_copy(name: str, names: dict[str, Tensor]) -> bool:
-    parts = name.split(".")
-    return len(parts) > 1 and parts[-2] in ("q", "k", "v") and ".".join([*parts[:-2], "qkv", parts[-1]]) in names
+    return found
 
 
 def _matrix_mean(weights: Sequence[Float[Tensor, "..."]]) -> float:
