@@ -11,7 +11,7 @@ from rich.console import Console
 from lacscope.cli_analyze import analyze_command
 from lacscope.cli_harness import lm_eval_command
 from lacscope.cli_reproduce import report, reproduce
-from lacscope.terminal import Step, bar_of, check_output, quiet_libraries
+from lacscope.terminal import NoText, Step, bar_of, check_output, quiet_libraries
 
 app = typer.Typer(
     help="Which layers of a language model do the work: trace, detect and skip voids.",
@@ -101,6 +101,7 @@ def trace(
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu.")] = None,
+    no_text: NoText = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Read prompts, generate, and write every layer's change of norm for every token to a file."""
@@ -109,7 +110,9 @@ def trace(
     with step("Importing torch and TransformerLens"):
         from lacscope import L2AdaptiveComputation, load_model, save_trace
         from lacscope import trace as run_trace
+        from lacscope.analyses.tokens import token_classes
         from lacscope.run import check_options
+        from lacscope.withheld import without_text
     # Everything that can be wrong with the words is found before the model is loaded.
     rule = L2AdaptiveComputation(alpha)
     check_options(
@@ -138,7 +141,7 @@ def trace(
             measures=measure or (),
             progress=progress,
         )
-    save_trace(traced, out)
+    save_trace(without_text(traced.assign(token_class=token_classes(traced))) if no_text else traced, out)
     _summarise(traced)
     console.print(f"Wrote [bold]{out}[/]. Draw it with: lacscope plot {out}")
 
@@ -153,15 +156,18 @@ def plot(
     sample: Annotated[int, typer.Option(help="Which sample the void map shows.", min=0)] = 0,
     style: Annotated[str, typer.Option(help="Norm curves: quartiles, or paper (plain means).")] = "quartiles",
     dpi: Annotated[int, typer.Option(help="Resolution of the PNG files.", min=30)] = 150,
+    no_text: NoText = False,
 ) -> None:
     """Draw the four standard figures of a trace: norms, usage, usage against alpha, void map."""
     from lacscope import open_trace
     from lacscope.figures import save_figures
+    from lacscope.withheld import without_text
 
     traced = open_trace(file)
     folder = out or file.with_name(f"{file.stem}_figures")
     with step(f"Drawing {file.name}"):
-        paths = save_figures(traced, folder, alpha=alpha, sample=sample, style=style, dpi=dpi)  # type: ignore[arg-type]
+        shown = without_text(traced) if no_text else traced
+        paths = save_figures(shown, folder, alpha=alpha, sample=sample, style=style, dpi=dpi)  # type: ignore[arg-type]
     for path in paths.values():
         console.print(f"Wrote [bold]{path}[/]")
 

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lacscope.terminal import bar_of, files_by_task, quiet_libraries
+from lacscope.terminal import NoText, bar_of, files_by_task, quiet_libraries
 
 console = Console(stderr=True)
 
@@ -45,6 +45,7 @@ def analyze_command(
     force: Annotated[
         bool, typer.Option("--force", help="Replace results of other prompts, settings or versions in --out.")
     ] = False,
+    no_text: NoText = False,
     listed: Annotated[bool, typer.Option("--list", help="List the analyses and leave.")] = False,
 ) -> None:
     """Measure what each layer does: depth efficiency, importance, and how far the measures agree.
@@ -90,7 +91,7 @@ def analyze_command(
     lacking = {one.name: missing for one in asked if (missing := one.missing(loaded, prompts))}
     for name, missing in lacking.items():
         console.print(f"{name}: left out, {missing}", highlight=False)
-    store = ResultStore(out / adapt(loaded).name.replace("/", "--"))
+    store = ResultStore(out / adapt(loaded).name.replace("/", "--"), withhold=no_text)
     asked = [one for one in asked if one.name not in lacking]
     if not force:
         others = {one.name: store.in_its_place(one.name, id_of(one, prompts, weights)) for one in asked}

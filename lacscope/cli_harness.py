@@ -13,7 +13,8 @@ from rich.table import Table
 
 from lacscope.atomic import write_atomically
 from lacscope.dataset import PHASES
-from lacscope.terminal import check_output
+from lacscope.tasks.registry import TASKS
+from lacscope.terminal import NoText, check_output
 
 
 class MissingExtraError(RuntimeError):
@@ -51,6 +52,7 @@ def lm_eval_command(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for scores and usage.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu.")] = None,
+    no_text: NoText = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Run lm-evaluation-harness tasks under a rule and an effect, with usage beside the scores."""
@@ -94,9 +96,31 @@ def lm_eval_command(
     if out is not None:
         from lm_eval.utils import handle_non_serializable
 
-        text = json.dumps(results, indent=1, default=handle_non_serializable, ensure_ascii=False)
+        text = json.dumps(
+            without_examples(results, of_all=no_text), indent=1, default=handle_non_serializable, ensure_ascii=False
+        )
         write_atomically(out, (text + "\n").encode())
         console.print(f"Wrote [bold]{out}[/]", soft_wrap=True)
+
+
+def without_examples(results: Mapping[str, Any], *, of_all: bool = False) -> dict[str, Any]:
+    """The results without texts of benchmarks: of private ones, or of all.
+
+    lm-eval keeps no prompts here, but a task's configuration holds the solved examples that its file spells out.
+    """
+    configs = {}
+    for name, config in results.get("configs", {}).items():
+        shots = config.get("fewshot_config")
+        hides = isinstance(shots, dict) and (of_all or _is_private(name, config))
+        configs[name] = {**config, "fewshot_config": {**shots, "samples": "withheld"}} if hides else config
+    return {name: configs if name == "configs" else value for name, value in results.items() if name != "samples"}
+
+
+def _is_private(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether lm-eval's task asks what one of lacscope's private tasks asks."""
+    private = [one for one in TASKS.values() if one.private]
+    named = any(one.name in name.split("_") for one in private)
+    return named or config.get("dataset_path") in {one.hub.path for one in private if one.hub is not None}
 
 
 def score_table(results: Mapping[str, Any]) -> Table:

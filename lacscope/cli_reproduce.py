@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lacscope.terminal import bar_of, files_by_task, quiet_libraries
+from lacscope.terminal import NoText, bar_of, files_by_task, quiet_libraries
 
 if TYPE_CHECKING:
     from lacscope.reproduction.settings import ReproductionSettings
@@ -68,9 +68,7 @@ def reproduce(
     seed: Annotated[int | None, typer.Option(help="Of the sample of questions and of generation.", min=0)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of a forward pass.", min=1)] = None,
     shard_size: Annotated[int | None, typer.Option(help="Questions written at a time.", min=1)] = None,
-    no_text: Annotated[
-        bool, typer.Option("--no-text", help="Keep no generated text: it may quote the benchmark's.")
-    ] = False,
+    no_text: NoText = False,
     keep_traces: Annotated[bool, typer.Option("--keep-traces", help="Also keep the traces of all tokens.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or float64.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu.")] = None,

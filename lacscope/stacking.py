@@ -9,7 +9,7 @@ from lacscope.dataset import TOKEN_COORDS, TraceError, validate
 
 _FILLS = {
     **dict.fromkeys(("void", "valid", "sink", "special"), False),
-    **dict.fromkeys(("token_text", "phase"), ""),
+    **dict.fromkeys(("token_text", "phase", "token_class"), ""),
     **dict.fromkeys(("token_id", "next_token_id"), -1),
 }
 

@@ -3,10 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+NoText = Annotated[
+    bool,
+    typer.Option(
+        "--no-text",
+        help="Write no text and no token ids of prompts and answers: in files, on figures. Of a private benchmark "
+        "(gpqa) none ever are.",
+    ),
+]
 Step = AbstractContextManager[Callable[[int, int], None]]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from lacscope.dataset import TraceError, validate
+from lacscope.withheld import is_withheld
 
 POSITION_0 = "position 0"
 CHAT_TEMPLATE = "chat-template"
@@ -51,13 +52,14 @@ def token_classes(trace: xr.Dataset) -> xr.DataArray:
     7. ``"other"``: the rest, mostly the first pieces of content words; also tokens whose text is not known,
        and fragments of a character.
 
-    A sample's classes depend on its own tokens alone.
+    A sample's classes depend on its own tokens alone. A trace whose texts are withheld has its classes, made before
+    they were taken out, as the variable ``token_class``.
 
     Returns:
         str DataArray (sample, token); ``""`` where the token is not valid.
 
     Raises:
-        TraceError: not a trace, or one whose tokens differ from rule to rule.
+        TraceError: not a trace, one whose tokens differ from rule to rule, or one with neither texts nor classes.
 
     >>> from lacscope.testing import synthetic_trace
     >>> classes = token_classes(synthetic_trace())
@@ -66,6 +68,13 @@ def token_classes(trace: xr.Dataset) -> xr.DataArray:
     """
     if "rule" in validate(trace)["valid"].dims:
         raise TraceError("each rule of this trace has tokens of its own: choose one with trace.sel(rule=...).")
+    if "token_class" in trace:
+        return trace["token_class"].reset_coords(drop=True).assign_attrs(_about(trace))
+    if is_withheld(trace):
+        raise TraceError(
+            "the texts of this trace were withheld (a private benchmark's, or --no-text), so its tokens have no "
+            "classes: trace the prompts again and take the classes before saving."
+        )
     texts, special, valid = (trace[name].values for name in ("token_text", "special", "valid"))
     found = np.full(valid.shape, "", dtype=object)
     for row in range(len(found)):
@@ -73,8 +82,11 @@ def token_classes(trace: xr.Dataset) -> xr.DataArray:
         found[row, own] = _classes([str(text) for text in texts[row, own]], special[row, own].tolist())
     classes = trace["valid"].copy(data=found)
     classes.name = "token_class"
-    classes.attrs = {"long_name": "class of the token, from its text", "model": trace.attrs["model"]}
-    return classes
+    return classes.assign_attrs(_about(trace))
+
+
+def _about(trace: xr.Dataset) -> dict[str, str]:
+    return {"long_name": "class of the token, from its text", "model": trace.attrs["model"]}
 
 
 def _classes(texts: Sequence[str], special: Sequence[bool]) -> list[str]:

@@ -46,6 +46,11 @@ class Prompts:
         return len(self.inputs)
 
     @property
+    def private(self) -> bool:
+        """Whether one of the benchmarks is private: its texts are then written nowhere."""
+        return any(task_named(name).private for name in self.task_names)
+
+    @property
     def whole(self) -> list[list[int]]:
         """Each prompt with its answer after it."""
         answers = self.responses or ((),) * len(self)

@@ -17,6 +17,7 @@ from lacscope.analyses.group_usage import usage_by_group
 from lacscope.analyses.groups import groups_by_class, groups_by_correct, groups_by_position, groups_by_surprisal
 from lacscope.analyses.phase_matching import matched_difference
 from lacscope.analyses.phases import cell_counts
+from lacscope.analyses.tokens import token_classes
 from lacscope.analyses.voids import voids
 from lacscope.analyze.analysis import Part, each
 from lacscope.analyze.prompts import Prompts
@@ -46,7 +47,8 @@ def _traced(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
     numbers = range(first, first + len(prompts))
     full = trace(model, inputs, responses=given, measures=("surprisal",), logits="all", sample_ids=numbers)
     rule = L2AdaptiveComputation(PRIMARY_ALPHA)
-    kept = full.drop_vars("logits")
+    # With the trace, whose texts may not be written.
+    kept = full.drop_vars("logits").assign(token_class=token_classes(full))
     for name, effect in zip(_KL, EFFECTS, strict=True):
         changed = trace(model, inputs, rule=rule, effect=effect, responses=given, logits="all", sample_ids=numbers)
         kept[name] = token_shift(full, changed)["kl"]
