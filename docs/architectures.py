@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import transformers
 from tiny_architectures import N_LAYERS, CannotBuildError, build, kinds
-from torch import Tensor, nn
+from torch import nn
 
 import lacscope
 from lacscope.adapters import build_bridge
@@ -37,6 +37,7 @@ PROMPTS = [[5, 17, 60, 9, 33, 71, 8, 20, 44], [44, 3, 90, 51]]
 NEW_TOKENS = 4
 TOLERANCE = 1e-4
 EXACT = "exact"
+WITHOUT_EMBEDDING = ("falcon_mamba", "mamba", "mamba2", "rwkv")  # whose hidden states begin after the first block
 COLUMNS = ("read", "decode", "padded", "bypass", "readout", "sublayers", "plans")
 
 
@@ -115,7 +116,9 @@ def _judge_reading(plain: Any, model: Any) -> str:
 def _judge_padding(plain: Any, model: Any) -> str:
     trace = lacscope.trace(model, PROMPTS, batch_size=2)
     for sample, prompt in enumerate(PROMPTS):
-        _same(f"norms of prompt {sample} of a batch", _norms(trace, sample)[:, : len(prompt)], _plain_norms(plain, prompt))
+        _same(
+            f"norms of prompt {sample} of a batch", _norms(trace, sample)[:, : len(prompt)], _plain_norms(plain, prompt)
+        )
     found = json.loads(trace.attrs["self_check"])
     return EXACT if found["padding"] == "equal" else f"{EXACT}, one prompt at a time"
 
@@ -141,9 +144,7 @@ def _judge_bypass(plain: Any, model: Any) -> str:
 def _judge_readout(plain: Any, model: Any) -> str:
     exits = [N_LAYERS - 1, N_LAYERS - 2]
     rules = [lacscope.FixedLayers(range(exit_, N_LAYERS)) for exit_ in exits]
-    traces = lacscope.trace(
-        model, PROMPTS[:1], rule=rules, effect="readout", logits="last", max_new_tokens=NEW_TOKENS
-    )
+    traces = lacscope.trace(model, PROMPTS[:1], rule=rules, effect="readout", logits="last", max_new_tokens=NEW_TOKENS)
     for place, exit_ in enumerate(exits):
         trace, early = traces.isel(rule=place), _without(plain, set(range(exit_, N_LAYERS)))
         _same(f"logits read out after block {exit_ - 1}", trace.logits.values[0], _last_logits(early, PROMPTS[0]))
@@ -159,7 +160,9 @@ def _judge_sublayers(plain: Any, model: Any) -> str:
         model, PROMPTS[:1], rule=rule, effect="bypass", logits="last", measures=["attn_out_norm", "mlp_out_norm"]
     )
     _same(
-        "logits without both sublayers of block 1", trace.logits.values[0], _last_logits(_without(plain, {1}), PROMPTS[0])
+        "logits without both sublayers of block 1",
+        trace.logits.values[0],
+        _last_logits(_without(plain, {1}), PROMPTS[0]),
     )
     return EXACT
 
@@ -185,7 +188,8 @@ def _judge_plans(plain: Any, model: Any) -> str:
 def _plain_norms(model: Any, ids: list[int]) -> np.ndarray:
     """||h_1|| .. ||h_{L-1}||: [layer, token]. The last hidden state is after the final norm, and left out."""
     states = model(torch.tensor([ids]), use_cache=False, output_hidden_states=True).hidden_states
-    return torch.stack([state[0].double().norm(dim=-1) for state in states[1:N_LAYERS]]).numpy()
+    first = 0 if model.config.model_type in WITHOUT_EMBEDDING else 1
+    return torch.stack([state[0].double().norm(dim=-1) for state in states[first:][: N_LAYERS - 1]]).numpy()
 
 
 def _norms(trace: Any, sample: int) -> np.ndarray:
@@ -328,7 +332,9 @@ def _short(verdict: str) -> str:
 
 
 def _lines(rows: dict[str, Any], cells: Callable[[dict[str, Any]], list[str]]) -> str:
-    lines = (f"| `{kind}` | {' | '.join(cell.replace('|', '/') for cell in cells(row))} |" for kind, row in rows.items())
+    lines = (
+        f"| `{kind}` | {' | '.join(cell.replace('|', '/') for cell in cells(row))} |" for kind, row in rows.items()
+    )
     return "\n".join(lines)
 
 
@@ -345,7 +351,8 @@ def main() -> int:
     warnings.simplefilter("ignore")
     for kind in chosen:
         table["kinds"][kind] = row = judge(kind)
-        print(f"{kind}: {row['outcome']} {row.get('reason', '')}"[:200], flush=True)
+        sys.stdout.write(f"{kind}: {row['outcome']} {row.get('reason', '')}"[:200] + "\n")
+        sys.stdout.flush()
     table["versions"] = {
         "transformers": transformers.__version__,
         "transformer_lens": lacscope.dataset.installed_versions()["transformer-lens"],
@@ -355,7 +362,7 @@ def main() -> int:
     options.out.with_suffix(".md").write_text(page(table))
     faults = [kind for kind, row in table["kinds"].items() if row["outcome"] not in OUTCOMES]
     if faults:
-        print(f"{len(faults)} wrong or crashed: {', '.join(faults)}")
+        sys.stdout.write(f"{len(faults)} wrong or crashed: {', '.join(faults)}\n")
     return 1 if faults else 0
 
 

@@ -47,7 +47,8 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "hidden_size_per_layer_input"), 8),
     **dict.fromkeys(("query_pre_attn_scalar", "rotary_dim"), 8),
     "index_n_heads": 2,
-    **dict.fromkeys(("index_head_dim", "index_topk", "index_dim"), 8),
+    **dict.fromkeys(("index_head_dim", "index_dim"), 8),
+    "index_topk": 64,  # random scores have ties, which transformers breaks otherwise in a longer text
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size"), 97),
     "pad_token_id": 0,
     "bos_token_id": 1,
@@ -62,7 +63,16 @@ MORE: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 64},
     "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"] * 2},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
-    "kimi_linear": {"linear_attn_config": {"kda_layers": [1, 2, 3], "full_attn_layers": [4], "num_heads": 4, "head_dim": 8, "short_conv_kernel_size": 4}},
+    "granitemoehybrid": {"position_embedding_type": "rope", "layer_types": ["mamba", "attention"] * 2},
+    "kimi_linear": {
+        "linear_attn_config": {
+            "kda_layers": [1, 2, 3],
+            "full_attn_layers": [4],
+            "num_heads": 4,
+            "head_dim": 8,
+            "short_conv_kernel_size": 4,
+        }
+    },
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 1},
     "mamba2": {"head_dim": 16, "num_heads": 4},
     "reformer": {
@@ -72,19 +82,39 @@ MORE: dict[str, dict[str, Any]] = {
         "attn_layers": ["local", "lsh"] * 2,
         "feed_forward_size": 64,
     },
-    "roc_bert": {"pronunciation_embed_dim": 8, "pronunciation_vocab_size": 20, "shape_embed_dim": 8, "shape_vocab_size": 20},
-    "rwkv": {"rescale_every": 6},
+    "roc_bert": {
+        "pronunciation_embed_dim": 8,
+        "pronunciation_vocab_size": 20,
+        "shape_embed_dim": 8,
+        "shape_vocab_size": 20,
+    },
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "xmod": {"default_language": "en_XX"},
-    "zamba": {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "head_dim": 16},
-    "zamba2": {"layer_types": ["mamba", "hybrid", "mamba", "hybrid"], "head_dim": 16},
+    "zamba": {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "head_dim": 16, "attention_hidden_size": 64},
+    "zamba2": {
+        "layer_types": ["mamba", "hybrid", "mamba", "hybrid"],
+        "n_mamba_heads": 8,
+        "hybrid_layer_ids": [1, 3],
+        "head_dim": 16,
+        "attention_hidden_size": 64,
+    },
     "zaya": {"num_experts_per_tok": 1},
 }
 
 # Pictures, sound or bytes about a language model that has a row of its own, or parts that transformers cannot build.
 OTHER: dict[str, str] = {
     **dict.fromkeys(
-        ("gemma3", "gemma3n", "gemma4", "gemma4_unified", "llama4", "qwen3_5", "qwen3_5_moe", "qwen4_exp", "dots3_note"),
+        (
+            "gemma3",
+            "gemma3n",
+            "gemma4",
+            "gemma4_unified",
+            "llama4",
+            "qwen3_5",
+            "qwen3_5_moe",
+            "qwen4_exp",
+            "dots3_note",
+        ),
         "pictures about a language model that has a row of its own (its `_text` kind)",
     ),
     **dict.fromkeys(
@@ -127,7 +157,11 @@ def build(kind: str, seed: int = 0) -> Any:
         model = AutoModelForCausalLM.from_config(config).float().eval()
     _grow(model, 4.0)
     with torch.no_grad():
-        if not bool(torch.isfinite(model(torch.tensor([[5, 17, 60, 9, 33]]), use_cache=False).logits).all()):
+        try:
+            logits = model(torch.tensor([[5, 17, 60, 9, 33]]), use_cache=False).logits
+        except Exception as error:
+            raise CannotBuildError(f"{type(error).__name__}: {' '.join(str(error).split())[:140]}") from error
+        if not bool(torch.isfinite(logits).all()):
             _grow(model, 0.25)
     return model
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from lacscope.depth_efficiency import residual_erasure as residual_erasure
     from lacscope.hooks import PaddingWarning as PaddingWarning
     from lacscope.hooks import RunWarning as RunWarning
+    from lacscope.hooks import TrainingModeWarning as TrainingModeWarning
     from lacscope.hooks import halting as halting
     from lacscope.hooks import halting_hooks as halting_hooks
     from lacscope.importance import ablation_accuracy as ablation_accuracy
@@ -135,7 +136,7 @@ _HOMES = {
         "residual_cosines",
         "residual_erasure",
     ),
-    "hooks": ("PaddingWarning", "RunWarning", "halting", "halting_hooks"),
+    "hooks": ("PaddingWarning", "RunWarning", "TrainingModeWarning", "halting", "halting_hooks"),
     "importance": (
         "ablation_accuracy",
         "angular_distance",

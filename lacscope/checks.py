@@ -51,11 +51,15 @@ def check_blocks(model: Any, *, lean: bool = False) -> Adapter:
     found = self_check(adapter)
     if found is None:
         return adapter
+    if not found.right(found.stream):
+        raise UnsupportedModelError(
+            f"{adapter.name}: {found.stream}. lacscope needs a decoder with one residual stream through all blocks."
+        )
     if not found.right(found.causal):
         raise UnsupportedModelError(
             f"{adapter.name} is no causal decoder: what it makes of a token changes with the tokens after it "
-            f"({found.causal}), as in a bidirectional encoder such as BERT. lacscope needs a model that reads from left "
-            "to right."
+            f"({found.causal}), as in a bidirectional encoder such as BERT. lacscope needs a model that reads from "
+            "left to right."
         )
     if not found.right(found.lean):
         raise UnsupportedModelError(
@@ -84,8 +88,8 @@ def require_decode(model: Any) -> None:
     found = self_check(adapter)
     if found is not None and not found.right(found.decode):
         raise UnsupportedModelError(
-            f"{adapter.name}: a step with its cache is not what reading the whole text again gives ({found.decode}), so "
-            "nothing it generates could be trusted. Read given answers with responses= instead."
+            f"{adapter.name}: a step with its cache is not what reading the whole text again gives ({found.decode}), "
+            "so nothing it generates could be trusted. Read given answers with responses= instead."
         )
 
 
@@ -93,8 +97,8 @@ def require_one_run(adapter: Adapter, recorded: int, read: int) -> None:
     """Raise UnsupportedModelError where the steps of one generation were recorded as runs of their own."""
     if recorded != read:
         raise UnsupportedModelError(
-            f"{adapter.name} read {read} tokens in cached steps, of which {recorded} went on from its prompt: its cache "
-            "was lost on the way. Read given answers with responses= instead."
+            f"{adapter.name} read {read} tokens in cached steps, of which {recorded} went on from its prompt: its "
+            "cache was lost on the way. Read given answers with responses= instead."
         )
 
 
@@ -102,6 +106,37 @@ def rows_at_once(model: Any, wanted: int) -> int:
     """How many prompts of unequal length the model may read in one batch: one, where left pads change its numbers."""
     found = self_check(adapt(model))
     return wanted if found is None or found.right(found.padding) else 1
+
+
+_DIVIDES: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
+
+
+def divides_rows(model: Any) -> bool:
+    """True where the last block may hand on more rows than the model was given to read.
+
+    Tried once a model, on a few tokens; the user's own hooks do not fire. Some models (GPTBigCode) give their last
+    stream the shape of what they read, and one that cannot have pads has rows that cannot be told apart.
+    """
+    adapter = adapt(model)
+    if rows_at_once(adapter, 2) < 2:
+        return False
+    if adapter.model not in _DIVIDES:
+        _DIVIDES[adapter.model] = _takes_more_rows(adapter)
+    return _DIVIDES[adapter.model]
+
+
+def _takes_more_rows(adapter: Adapter) -> bool:
+    def twice(activation: Tensor, hook: Any) -> Tensor:
+        return torch.cat([activation, activation])
+
+    ids = torch.arange(min(5, adapter.context_length or 5), device=adapter.device).unsqueeze(0) % adapter.vocab_size
+    last = adapter.hook_point(f"blocks.{adapter.n_layers - 1}.hook_resid_post")
+    with adapter.quiet(), torch.no_grad(), registered([(last, twice)]):
+        try:
+            logits, _ = adapter.step(ids, torch.ones_like(ids).bool(), None, use_cache=False, keep=1)
+        except RuntimeError:
+            return False
+    return logits.shape[0] == 2 and nearly_equal(logits[0], logits[1])
 
 
 _HEADS: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()

@@ -162,8 +162,8 @@ class HaltingSession:
             if run.continues(given.past_length, given.cache, given.first_keys):
                 return run
         warnings.warn(
-            f"a pass with {given.past_length or 'uncounted'} cached tokens continues no recorded run (the cache was filled "
-            "outside the context, reordered by beam search, or cropped): it is recorded as a run of its own, "
+            f"a pass with {given.past_length or 'uncounted'} cached tokens continues no recorded run (the cache was "
+            "filled outside the context, reordered by beam search, or cropped): it is recorded as a run of its own, "
             "starting at the tokens it reads.",
             RunWarning,
             stacklevel=2,
@@ -330,8 +330,8 @@ def halting(
 def _warn_of_training(adapter: Adapter) -> None:
     if drawn := adapter.random_in_training():
         warnings.warn(
-            f"{adapter.name} is in training mode: dropout is on ({drawn}), so no two passes give the same numbers. Call "
-            "model.original_model.eval() first, unless that is what you mean.",
+            f"{adapter.name} is in training mode: dropout is on ({drawn}), so no two passes give the same numbers. "
+            "Call model.original_model.eval() first, unless that is what you mean.",
             TrainingModeWarning,
             stacklevel=4,
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lacscope.adapters import Adapter, execution_of
 from lacscope.branching import RuleKeepsStateError, run_branches
-from lacscope.checks import check_blocks, require_decode, require_one_run, rows_at_once
+from lacscope.checks import check_blocks, divides_rows, require_decode, require_one_run, rows_at_once
 from lacscope.dataset import MEASURES, TOKENWISE_MEASURES, SampleTrace
 from lacscope.halting_pass import make_program
 from lacscope.hooks import HaltingSession
@@ -142,9 +142,7 @@ def trace(
         adapter.stop_ids(),
     )
     pad_id = getattr(adapter.tokenizer, "pad_token_id", None) or 0
-    batches = Batches(
-        whole, [len(p) for p in prompts], ids, rows_at_once(adapter, batch_size), pad_id, adapter.device
-    )
+    batches = Batches(whole, [len(p) for p in prompts], ids, rows_at_once(adapter, batch_size), pad_id, adapter.device)
     traces = [
         assemble(
             samples,
@@ -225,10 +223,9 @@ def _run_rules(
     rules, effect = plan.program.rules, plan.program.effect
     if effect == "observe" or len(rules) < 2:
         return [(rules, _run(adapter, plan, batches, sampler, fwd_hooks, progress))]
-    # A hook of the user's may stand on rows, or on what follows the last block; a threshold is one rule's; and a model
-    # that reads one row at a time cannot divide it.
-    alone = fwd_hooks or adapter.user_hooked() or "threshold" in plan.program.measures or rows_at_once(adapter, 2) < 2
-    if effect == "readout" and not alone:
+    # A hook of the user's may stand on rows, or on what follows the last block; a threshold is one rule's.
+    alone = fwd_hooks or adapter.user_hooked() or "threshold" in plan.program.measures
+    if effect == "readout" and not alone and divides_rows(adapter):
         # Found out on the way: it shows only when a rule is asked.
         with suppress(RuleKeepsStateError):
             samples = run_branches(adapter, plan, batches, sampler, progress)

@@ -331,8 +331,12 @@ def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: boo
         # Attention patterns exist only under eager attention; the public boot path sets this too.
         hf_model.set_attn_implementation("eager")
 
+    _keep_one_scale(hf_model)
+
     def keep_block_points(adapter: Any) -> None:
-        blocks = adapter.component_mapping["blocks"]
+        blocks = adapter.component_mapping.get("blocks")
+        if blocks is None:
+            return  # several stacks, or none: refused when it is read
         blocks.submodules.clear()
         blocks.hook_aliases = {"hook_resid_pre": "hook_in", "hook_resid_post": "hook_out"}
 
@@ -351,8 +355,24 @@ def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: boo
         raise UnsupportedModelError(_cannot_wrap(name, type(hf_model).__name__, error, residual_only)) from error
 
 
+def _keep_one_scale(hf_model: Any) -> None:
+    """RWKV halves its stream, and some weights with it, every few layers in evaluation: for float16, and to no effect.
+
+    A layer's norms could not be compared with another's. Without it the model computes the same.
+    """
+    scaled = next((module for module in hf_model.modules() if hasattr(module, "layers_are_rescaled")), None)
+    if scaled is None or not hf_model.config.rescale_every:
+        return
+    if scaled.layers_are_rescaled:
+        training = scaled.training
+        scaled.training = True
+        scaled._rescale_layers()  # back to the weights that were loaded
+        scaled.training = training
+    hf_model.config.rescale_every = scaled.config.rescale_every = 0
+
+
 def _cannot_wrap(name: str, kind: str, error: Exception, residual_only: bool) -> str:
-    said = (str(error).splitlines() or [""])[0]
+    said = (str(error).splitlines() or [""])[0].rstrip(".")
     if "nsupported architecture" in said:
         return f"TransformerLens cannot wrap {name} ({kind}): it has no adapter for that architecture."
     way_out = "" if residual_only else " With hooks='residual' less has to be wrapped, and it may go."

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lacscope.adapters.base import Adapter, UnsupportedModelError
+from lacscope.adapters.base import Adapter, UnsupportedModelError, registered
 from lacscope.adapters.execution import execution_of
 
 EQUAL, UNKNOWN = "equal", "not compared"
@@ -29,11 +29,13 @@ QUANTISED = 5e-2
 class SelfCheck:
     """What :func:`self_check` found.
 
-    Each of ``bridge`` (against the wrapped model), ``lean`` (the same with the blocks' insides unhooked), ``causal``,
-    ``decode`` (cached steps against recomputation) and ``padding`` (a left-padded row against the row alone) is
-    ``"equal"``, ``"not compared: ..."``, or says what is wrong.
+    Each of ``stream`` (every block's residual points fire, once and in order, on one stream a token), ``bridge``
+    (against the wrapped model), ``lean`` (the same with the blocks' insides unhooked), ``causal``, ``decode`` (cached
+    steps against recomputation) and ``padding`` (a left-padded row against the row alone) is ``"equal"``, ``"not
+    compared: ..."``, or says what is wrong.
     """
 
+    stream: str
     bridge: str
     lean: str
     causal: str
@@ -105,14 +107,44 @@ class _Check:
         if whole is None:
             raise UnsupportedModelError(f"{adapter.name} cannot read a prompt: {failure}.")
         with adapter.lean():
+            stream = self._stream()
             causal, decode, padding = self._passes_of_a_sequence(whole[0])
-        return SelfCheck(bridge, lean, causal, decode, padding, self.tolerance, self.ids.shape[1])
+        return SelfCheck(stream, bridge, lean, causal, decode, padding, self.tolerance, self.ids.shape[1])
 
     def _whole(self) -> Tensor:
         return self._step(self.ids, torch.ones_like(self.ids).bool(), None, use_cache=False)[0]
 
     def _step(self, ids: Tensor, mask: Tensor, cache: Any, *, use_cache: bool = True) -> tuple[Tensor, Any]:
         return self.adapter.step(ids, mask, cache, use_cache=use_cache, keep=None)
+
+    def _stream(self) -> str:
+        adapter = self.adapter
+        fired: list[tuple[int, str]] = []
+        streams: list[Tensor] = []
+
+        def see(layer: int, name: str) -> Callable[..., None]:
+            def hook(activation: Any, hook: Any) -> None:
+                fired.append((layer, name))
+                streams.append(activation.detach().cpu().clone())
+
+            return hook
+
+        places = [(k, name) for k in range(adapter.n_layers) for name in ("hook_resid_pre", "hook_resid_post")]
+        points = [(adapter.hook_point(f"blocks.{k}.{name}"), see(k, name)) for k, name in places]
+        with registered(points):
+            self._whole()
+        if fired != places:
+            due = next((at for at, now in zip(places, [*fired, None], strict=False) if at != now), None)
+            where = "fire more than once" if due is None else f"do not fire where blocks.{due[0]}.{due[1]} is due"
+            return f"its residual hook points {where}"
+        shapes = {tuple(stream.shape) for stream in streams}
+        if len(shapes) > 1 or streams[0].ndim != 3:
+            found = ", ".join(str(list(shape)) for shape in sorted(shapes))
+            return f"for a prompt of {list(self.ids.shape)} its blocks hand on {found}, and not one stream a token"
+        for layer in range(adapter.n_layers - 1):
+            if not torch.equal(streams[2 * layer + 1], streams[2 * layer + 2]):
+                return f"what block {layer} hands on is not what block {layer + 1} reads"
+        return EQUAL
 
     def _verdict(self, found: Tensor | None, right: Tensor | None, reason: str) -> str:
         if right is None or found is None:
@@ -164,7 +196,7 @@ def _tried(attempt: Callable[[], Any]) -> tuple[Any, str]:
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        return None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        return None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200].rstrip('.')}"
 
 
 def _apart(found: Tensor, right: Tensor) -> float:
