@@ -12,6 +12,7 @@ from lacscope.adapters.stream import UnsupportedModelError as UnsupportedModelEr
 from lacscope.adapters.stream import check_stream as check_stream
 from lacscope.adapters.stream import nearly_equal
 from lacscope.adapters.stream import require_sublayers as require_sublayers
+from lacscope.adapters.weights import quantised_as
 
 
 def check_blocks(model: Any) -> Adapter:
@@ -32,6 +33,20 @@ def check_blocks(model: Any) -> Adapter:
             "lacscope needs a decoder with one residual stream through all blocks."
         )
     return adapter
+
+
+def require_derivatives(model: Any) -> None:
+    """Raise UnsupportedModelError where weights are quantised: what comes back through them is no derivative.
+
+    Some kernels give zeros (bitsandbytes' on a CPU), some an error of their own.
+    """
+    adapter = adapt(model)
+    kinds = sorted({kind for module in adapter.model.modules() if (kind := quantised_as(module)) is not None})
+    if kinds:
+        raise UnsupportedModelError(
+            f"the weights of {adapter.name} are quantised ({', '.join(kinds)}), and there are no derivatives through "
+            "them to rely on. Load the model unquantised; measures without derivatives take it as it is."
+        )
 
 
 _HEADS: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
