@@ -1,5 +1,6 @@
 """A model's weights as they are kept: quantised, offloaded, or plain."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -196,19 +197,15 @@ def dequantised(module: nn.Module, name: str, parameter: Tensor) -> Tensor:
             return tensor.dequantize()
     elif (scales := int8_scales(module, name)) is not None:
         return tensor.float() * scales.float().unsqueeze(-1) / 127
-    elif tensor.is_floating_point() and (tensor.dtype.itemsize > 1 or tensor.ndim < 2):
-        return tensor
-    elif tensor.ndim < 2:
+    elif (tensor.is_floating_point() and (tensor.dtype.itemsize > 1 or tensor.ndim < 2)) or tensor.ndim < 2:
         return tensor
     raise UnsupportedModelError(
-        f"the weights of a {type(module).__name__} are kept as {tensor.dtype}, and cannot be read as a matrix. Load the "
-        "model before it was quantised."
+        f"the weights of a {type(module).__name__} are kept as {tensor.dtype}, and cannot be read as a matrix. Load "
+        "the model before it was quantised."
     )
 
 
 def _four_bits(tensor: Tensor) -> Tensor:
-    import copy
-
     from bitsandbytes import functional
 
     packed, state = tensor.data, tensor.quant_state  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from importlib.resources import files
 import numpy as np
 import xarray as xr
 
-from lacscope.dataset import TraceError, validate
+from lacscope.dataset import TraceError, model_named, validate
 
 POSITION_0 = "position 0"
 CHAT_TEMPLATE = "chat-template"
@@ -73,7 +73,7 @@ def token_classes(trace: xr.Dataset) -> xr.DataArray:
         found[row, own] = _classes([str(text) for text in texts[row, own]], special[row, own].tolist())
     classes = trace["valid"].copy(data=found)
     classes.name = "token_class"
-    classes.attrs = {"long_name": "class of the token, from its text", "model": trace.attrs["model"]}
+    classes.attrs = {"long_name": "class of the token, from its text", **model_named(trace.attrs)}
     return classes
 
 
