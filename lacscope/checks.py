@@ -12,6 +12,7 @@ from lacscope.adapters.stream import StreamReport as StreamReport
 from lacscope.adapters.stream import check_stream as check_stream
 from lacscope.adapters.stream import nearly_equal
 from lacscope.adapters.stream import require_sublayers as require_sublayers
+from lacscope.adapters.weights import quantised_as
 
 
 def check_points(model: Any) -> Adapter:
@@ -137,6 +138,20 @@ def _takes_more_rows(adapter: Adapter) -> bool:
         except RuntimeError:
             return False
     return logits.shape[0] == 2 and nearly_equal(logits[0], logits[1])
+
+
+def require_derivatives(model: Any) -> None:
+    """Raise UnsupportedModelError where weights are quantised: what comes back through them is no derivative.
+
+    Some kernels give zeros (bitsandbytes' on a CPU), some an error of their own.
+    """
+    adapter = adapt(model)
+    kinds = sorted({kind for module in adapter.model.modules() if (kind := quantised_as(module)) is not None})
+    if kinds:
+        raise UnsupportedModelError(
+            f"the weights of {adapter.name} are quantised ({', '.join(kinds)}), and there are no derivatives through "
+            "them to rely on. Load the model unquantised; measures without derivatives take it as it is."
+        )
 
 
 _HEADS: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()

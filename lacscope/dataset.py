@@ -30,6 +30,7 @@ SUBLAYER_DELTAS = ("attn_delta_norm", "mlp_delta_norm")
 TOKEN_COORDS = ("token_id", "token_text", "next_token_id", "phase", "valid", "sink", "special")
 PROVENANCE_ATTRS = (
     "model",
+    "quantization",
     "dtype",
     "device",
     "weight_processing",
@@ -120,6 +121,11 @@ def installed_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def model_named(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result made of a trace says of the model: its name, and what its weights are quantised to, if they are."""
+    return {key: attrs[key] for key in ("model", "quantization") if key in attrs}
 
 
 def build(

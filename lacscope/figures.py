@@ -2,11 +2,13 @@
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.text import Text
 
 from lacscope import plots
 from lacscope.analyses.norms import norm_profile
@@ -62,8 +64,22 @@ def _made_by(trace: xr.Dataset, alpha: float, sample: int) -> dict[str, Any]:
     return {**attrs, "n_samples": trace.sizes["sample"], "alpha": alpha, "sample": sample}
 
 
+def say_weights(figure: "Figure", made_by: Mapping[str, Any]) -> None:
+    """Say under a figure what the weights of its model, or of each of its models, are quantised to.
+
+    Nothing where no weights are quantised, or where the figure's own small print says it.
+    """
+    runs = made_by.get("runs", [made_by])
+    said = {str(run.get("model", "")): str(run["quantization"]) for run in runs if run.get("quantization")}
+    shown = " ".join(" ".join(text.get_text().split()) for text in figure.findobj(Text))
+    lines = [f"{model or 'model'}: weights {kinds}" for model, kinds in said.items() if kinds not in shown]
+    if lines:
+        figure.text(0.01, -0.01, "\n".join(lines), va="top", fontsize="small", color="0.35", parse_math=False)
+
+
 def write_figure(figure: "Figure", path: Path, made_by: dict[str, Any], dpi: int) -> Path:
     """Write a figure as PNG, whole or not at all, and a JSON of what made it beside it."""
+    say_weights(figure, made_by)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=dpi, format="png", bbox_inches="tight")
     write_atomically(path, drawn.getvalue())

@@ -1,5 +1,6 @@
 """What a GGUF file says of its model that transformers does not read: applied to the config, or refused by its key."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,7 @@ def apply_metadata(file: GgufFile, config: Any) -> None:
     """Make a transformers config say what the file says; GgufError names the key that it cannot say."""
     read = BUILT_WHOLE.get(file.architecture, ())
     for key, value in file.own.items():
-        if key in HARMLESS or key.startswith(read) or key.startswith("rope."):
+        if key in HARMLESS or key.startswith((*read, "rope.")):
             continue
         if key in SIZES:
             _set(file, config, key, value)
@@ -261,9 +262,9 @@ def _apply_gemma_scale(file: GgufFile, config: Any) -> None:
 
 def _apply_no_window(file: GgufFile, config: Any) -> None:
     """A config's default window is no part of a file that names none."""
-    if file.get("attention.sliding_window") is None and getattr(config, "layer_types", None) is None:
-        if getattr(config, "sliding_window", None) is not None:
-            config.sliding_window = None
+    named = file.get("attention.sliding_window") is not None or getattr(config, "layer_types", None) is not None
+    if not named and getattr(config, "sliding_window", None) is not None:
+        config.sliding_window = None
 
 
 def _apply_biases(file: GgufFile, config: Any) -> None:
@@ -385,8 +386,6 @@ def _divided(
 
 
 def _yarn(file: GgufFile, rope: Mapping[str, Any], factor: float, attention: float, original: int) -> dict[str, Any]:
-    import math
-
     if (mixed := rope.get("scaling.yarn_ext_factor", 1.0)) not in (1.0, -1.0):
         raise _refused(file, "rope.scaling.yarn_ext_factor", mixed, "and transformers computes 1 alone")
     if factor < 1.0:
@@ -412,10 +411,7 @@ def stop_ids(file: GgufFile) -> list[int]:
     found = {int(i) for i in ids if i is not None}
     template = str(file.fields.get("tokenizer.chat_template", ""))
     tokens = file.fields.get("tokenizer.ggml.tokens", [])
-    for end in TURN_ENDS:
-        if end in template and end in tokens and tokens.index(end) in control_ids(file):
-            found.add(tokens.index(end))
-    return sorted(found)
+    return sorted(found | {i for i in control_ids(file) if tokens[i] in TURN_ENDS and tokens[i] in template})
 
 
 def control_ids(file: GgufFile) -> list[int]:

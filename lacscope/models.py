@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lacscope.adapters import bridged_class, build_bridge
+from lacscope.adapters.weights import keep_unpacked
 from lacscope.checks import UnsupportedModelError, check_points
 from lacscope.converted import converted
 from lacscope.load_errors import ModelLoadError as ModelLoadError
@@ -105,6 +106,7 @@ def load_model(
         if attn_implementation is not None:
             hf_model.set_attn_implementation(attn_implementation)
     hf_model.eval()
+    keep_unpacked(hf_model)
     return _bridge(hf_model, tokenizer, label, residual_only=hooks == "residual")
 
 

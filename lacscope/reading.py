@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lacscope.adapters import Adapter
+from lacscope.adapters.weights import in_subclasses
 from lacscope.checks import require_full
 from lacscope.halting_pass import Program
 from lacscope.hooks import HaltingSession, run_session
@@ -99,8 +100,9 @@ def prepared(
     foreign = bool(fwd_hooks) or adapter.user_hooked()
     inside = set(session.program.points()) - set(_RESIDUAL_POINTS)
     with ExitStack() as stack:
-        # Tensors caught by a user's hook under inference_mode could not be trained on.
-        stack.enter_context(torch.no_grad() if foreign else torch.inference_mode())
+        # Tensors caught by a user hook under inference_mode could not be trained on; quanto tensors do not run under it.
+        plain = foreign or in_subclasses(adapter.model)
+        stack.enter_context(torch.no_grad() if plain else torch.inference_mode())
         stack.enter_context(adapter.evaluating())
         if not foreign and not inside:
             stack.enter_context(adapter.lean())

@@ -94,7 +94,12 @@ def _setting(trace: xr.Dataset) -> str:
         "effect": f"`{trace.attrs['effect']}`" + (f", rule `{trace.attrs['rule']}`" if rule_of(trace) else ""),
         "samples": str(trace.sizes["sample"]),
         "tokens read": f"{counts} ({int((valid & trace['sink']).sum())} of them sinks)",
-        "weights": f"processing: {trace.attrs.get('weight_processing', 'unknown')}",
+        "weights": "; ".join(
+            (
+                trace.attrs.get("quantization", "not quantised"),
+                f"processing: {trace.attrs.get('weight_processing', 'unknown')}",
+            )
+        ),
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
     }
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())

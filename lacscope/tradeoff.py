@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 
 from lacscope.adapters import Adapter, adapt
+from lacscope.adapters.weights import in_subclasses
 from lacscope.choices import score_choices
 from lacscope.facts import model_attrs
 from lacscope.importance import block_influence
@@ -188,11 +189,11 @@ def _decode_ratios(adapter: Adapter, plan: Plan, prompt: list[int], steps: int, 
     return ratios
 
 
-@torch.inference_mode()
 def _decode_seconds(adapter: Adapter, within: AbstractContextManager[Any], prompt: list[int], steps: int) -> float:
     """Seconds of ``steps`` cached steps, prefill not counted."""
     tokens = torch.tensor([prompt], device=adapter.device)
-    with within, adapter.evaluating():
+    graph_free = torch.no_grad() if in_subclasses(adapter.model) else torch.inference_mode()
+    with within, adapter.evaluating(), graph_free:
         mask = torch.ones_like(tokens).bool()
         _, cache = adapter.step(tokens, mask, None, use_cache=True, keep=1)
         last = tokens[:, -1:]

@@ -1,5 +1,6 @@
 """A model's weights as they are kept: quantised, offloaded, or plain."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,12 +39,12 @@ def present(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
     UnsupportedModelError where it is on no device and accelerate does not have it either.
     """
     if tensor.device.type != "meta":
-        return tensor.detach()
+        return tensor  # not detached: bitsandbytes' scales hang on the parameter itself
     hook = vars(module).get("_hf_hook")
     for one in getattr(hook, "hooks", [hook]):
         weights = getattr(one, "weights_map", None)
         if weights is not None and name in weights:
-            return weights[name].detach()
+            return weights[name]
     raise UnsupportedModelError(
         f"{type(module).__name__}.{name} is on the meta device, where no values are, and accelerate keeps it nowhere: "
         "load the model without offloading."
@@ -60,7 +61,7 @@ def parts(module: nn.Module, name: str, tensor: Tensor) -> Iterator[tuple[str, T
     yield from _flat(tensor)
     state = getattr(tensor, "quant_state", None)
     if state is not None:
-        yield f"{getattr(state, 'quant_type', '')} {getattr(state, 'blocksize', '')} {tuple(state.shape)}", None
+        yield f"{state.quant_type} {state.blocksize} {tuple(state.shape)}", None
         yield from _quant_state(state)
     scales = int8_scales(module, name)
     if scales is not None:
@@ -69,7 +70,7 @@ def parts(module: nn.Module, name: str, tensor: Tensor) -> Iterator[tuple[str, T
 
 def _flat(tensor: Tensor) -> Iterator[tuple[str, Tensor | None]]:
     if not is_subclass(tensor):
-        yield f"{tensor.dtype} {tuple(tensor.shape)}", tensor
+        yield f"{tensor.dtype} {tuple(tensor.shape)}", tensor.detach()
         return
     names, context = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
     yield f"{type(tensor).__name__} {_said(context)}", None
@@ -190,22 +191,42 @@ def dequantised(module: nn.Module, name: str, parameter: Tensor) -> Tensor:
     """A parameter as the numbers that it stands for; UnsupportedModelError where they cannot be had."""
     tensor = present(module, name, parameter)
     if getattr(tensor, "quant_state", None) is not None:
-        from bitsandbytes.functional import dequantize_4bit
-
-        return dequantize_4bit(tensor.data, tensor.quant_state)
+        return _four_bits(tensor)
     if is_subclass(tensor):
         if hasattr(tensor, "dequantize"):
             return tensor.dequantize()
     elif (scales := int8_scales(module, name)) is not None:
         return tensor.float() * scales.float().unsqueeze(-1) / 127
-    elif tensor.is_floating_point() and (tensor.dtype.itemsize > 1 or tensor.ndim < 2):
-        return tensor
-    elif tensor.ndim < 2:
+    elif (tensor.is_floating_point() and (tensor.dtype.itemsize > 1 or tensor.ndim < 2)) or tensor.ndim < 2:
         return tensor
     raise UnsupportedModelError(
-        f"the weights of a {type(module).__name__} are kept as {tensor.dtype}, and cannot be read as a matrix. Load the "
-        "model before it was quantised."
+        f"the weights of a {type(module).__name__} are kept as {tensor.dtype}, and cannot be read as a matrix. Load "
+        "the model before it was quantised."
     )
+
+
+def _four_bits(tensor: Tensor) -> Tensor:
+    from bitsandbytes import functional
+
+    packed, state = tensor.data, tensor.quant_state  # type: ignore[attr-defined]
+    if getattr(state, "packing_format_for_cpu", False):
+        packed, state = functional._convert_weight_packed_for_cpu_inverse(packed, copy.copy(state))
+    return functional.dequantize_4bit(packed, state)
+
+
+def keep_unpacked(root: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew, in place, at their first forward on some processors.
+
+    Packed so, their scales are rounded, they have no gradient, and the weights are no longer those that were loaded.
+    """
+    for module in root.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def in_subclasses(root: nn.Module) -> bool:
+    """True where any parameter keeps its numbers in other tensors; inference mode refuses some of those."""
+    return any(is_subclass(tensor) for _, _, tensor in own_tensors(root))
 
 
 def quantised_as(module: nn.Module) -> str | None:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from lacscope.analyses.usage import by_phase, counted_tokens, token_usage, without_token_coords
 from lacscope.analyses.voids import resolve_voids
-from lacscope.dataset import TraceError, cost_of, validate
+from lacscope.dataset import TraceError, cost_of, model_named, validate
 
 
 def skippable_compute(
@@ -41,7 +41,7 @@ def skippable_compute(
         "long_name": "share of FLOPs (head included) that a perfect forecast of the voids could spare",
         "units": "1",
         "realised_saving": 0.0,
-        "model": trace.attrs["model"],
+        **model_named(trace.attrs),
     }
     last = ("effect", "phase", *(("sample",) if by == "sample" else ()))
     return share.transpose(*[dim for dim in share.dims if dim not in last], *last)
@@ -77,5 +77,5 @@ def mean_exit_depth(trace: xr.Dataset, voids: xr.DataArray | None = None) -> xr.
     n = groups.sum(("sample", "token"))
     mean = depth.where(groups).mean(("sample", "token")).assign_coords(n=n)
     mean.name = "exit_depth"
-    mean.attrs = {"long_name": "mean exit depth", "units": "1", "model": trace.attrs["model"]}
+    mean.attrs = {"long_name": "mean exit depth", "units": "1", **model_named(trace.attrs)}
     return mean.astype(np.float64)

@@ -19,7 +19,7 @@ from lacscope.analyses.groups import group_names
 from lacscope.analyses.tokens import POSITION_0
 from lacscope.analyses.usage import token_usage, without_token_coords
 from lacscope.analyses.voids import resolve_voids
-from lacscope.dataset import TOKENWISE_MEASURES, TraceError, cost_of, rule_of, validate
+from lacscope.dataset import TOKENWISE_MEASURES, TraceError, cost_of, model_named, rule_of, validate
 from lacscope.presets import result_attrs
 
 GroupedSinks = Literal["apart", "include", "exclude"]
@@ -102,7 +102,7 @@ def usage_by_group(
     counted = tokens.sums(trace["valid"])
     found["n"] = _counts(counted, tokens.names, "tokens")
     found["n_samples"] = _counts(counted > 0, tokens.names, "samples")
-    made = {key: trace.attrs[key] for key in ("model", "versions", "rule", "effect")}
+    made = model_named(trace.attrs) | {key: trace.attrs[key] for key in ("versions", "rule", "effect")}
     settings = {"sinks": sinks, "phase": phase, "seed": seed, "n_bootstrap": n_bootstrap, "level": level}
     resting_on = result_attrs(
         made,

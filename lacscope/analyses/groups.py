@@ -15,7 +15,7 @@ from jaxtyping import Bool
 
 from lacscope.analyses.phases import POSITION_EDGES, SURPRISAL_EDGES
 from lacscope.analyses.tokens import CLASSES, token_classes
-from lacscope.dataset import TraceError, validate
+from lacscope.dataset import TraceError, model_named, validate
 
 ANSWERS = ("answer right", "answer wrong")
 
@@ -158,5 +158,5 @@ def _check_edges(edges: Sequence[float | int]) -> None:
 def _grouping(trace: xr.Dataset, labels: np.ndarray, names: Sequence[str], by: str) -> xr.DataArray:
     groups = trace["valid"].transpose("sample", "token").copy(data=labels.astype(object))
     groups.name = "group"
-    groups.attrs = {"long_name": by, "groups": json.dumps(list(names)), "model": trace.attrs["model"]}
+    groups.attrs = {"long_name": by, "groups": json.dumps(list(names)), **model_named(trace.attrs)}
     return groups

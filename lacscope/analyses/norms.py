@@ -6,7 +6,7 @@ import pandas as pd
 import xarray as xr
 
 from lacscope.analyses.usage import by_phase, without_token_coords
-from lacscope.dataset import validate
+from lacscope.dataset import model_named, validate
 
 QUANTITIES = ("resid_post_norm", "delta_norm")
 _KEYS = ["model", "task", "phase", "layer"]
@@ -49,7 +49,7 @@ def norm_profile(trace: xr.Dataset) -> xr.Dataset:
             "n_sinks": sinks.sum(over),
         }
     ).transpose("quantity", "phase", "layer", ...)
-    found.attrs = {"model": trace.attrs["model"], "n_samples": trace.sizes["sample"]}
+    found.attrs = {**model_named(trace.attrs), "n_samples": trace.sizes["sample"]}
     return found
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from lacscope.analyses.usage import Sinks, counted_tokens, without_token_coords
-from lacscope.dataset import validate
+from lacscope.dataset import model_named, validate
 from lacscope.presets import Preset, result_attrs
 
 Stream = Literal["resid_post_norm", "resid_pre_norm"]
@@ -63,7 +63,7 @@ def norm_thresholds(
     found.attrs = {
         "long_name": "threshold: Q3 + 1.5 (Q3 - Q1) of the decode norms",
         "units": "stream units",
-        "model": calibration.attrs["model"],
+        **model_named(calibration.attrs),
         "stream": stream,
         "sinks": sinks,
     }
@@ -137,7 +137,7 @@ def norm_signals(
     ds["n_decode"] = n_decode.assign_attrs(long_name="decode tokens of the response", units="tokens")
     ds["threshold"] = limits
     ds.attrs = result_attrs(
-        {"model": trace.attrs["model"]},
+        model_named(trace.attrs),
         preset=TELL_TALE,
         settings={"stream": stream, "late_share": late_share, "sinks": sinks},
         positions="decode tokens" if sinks == "include" else "decode tokens that are no sinks",

@@ -7,7 +7,7 @@ from importlib.resources import files
 import numpy as np
 import xarray as xr
 
-from lacscope.dataset import TraceError, validate
+from lacscope.dataset import TraceError, model_named, validate
 from lacscope.withheld import is_withheld
 
 POSITION_0 = "position 0"
@@ -86,7 +86,7 @@ def token_classes(trace: xr.Dataset) -> xr.DataArray:
 
 
 def _about(trace: xr.Dataset) -> dict[str, str]:
-    return {"long_name": "class of the token, from its text", "model": trace.attrs["model"]}
+    return {"long_name": "class of the token, from its text", **model_named(trace.attrs)}
 
 
 def _classes(texts: Sequence[str], special: Sequence[bool]) -> list[str]:

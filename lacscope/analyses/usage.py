@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from lacscope.analyses.voids import resolve_voids, voids
-from lacscope.dataset import PHASES, TOKEN_COORDS, validate
+from lacscope.dataset import PHASES, TOKEN_COORDS, model_named, validate
 
 By = Literal["phase", "sample", "all"]
 Weight = Literal["token", "sample"]
@@ -83,7 +83,7 @@ def layer_usage(
         "units": "1",
         "weight": weight,
         "sinks": sinks,
-        "model": trace.attrs["model"],
+        **model_named(trace.attrs),
     }
     return usage
 
@@ -127,5 +127,5 @@ def token_usage(trace: xr.Dataset, voids: xr.DataArray | None = None) -> xr.Data
     )
     found["active_layers"].attrs = {"long_name": "active layers of the token", "units": "layers"}
     found["exit_depth"].attrs = {"long_name": "exit depth: (last active layer + 1) / layers", "units": "1"}
-    found.attrs = {"model": trace.attrs["model"], "n_layers": n_layers}
+    found.attrs = {**model_named(trace.attrs), "n_layers": n_layers}
     return found

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from lacscope.dataset import TraceError, rule_of, validate
+from lacscope.dataset import TraceError, model_named, rule_of, validate
 from lacscope.thresholds import check_alpha, lac_thresholds
 
 
@@ -57,7 +57,7 @@ def voids(trace: xr.Dataset, alpha: float | int | Sequence[float | int] | np.nda
     found.attrs = {
         "long_name": "the layer is a void for the token",
         "units": "1",
-        "model": trace.attrs["model"],
+        **model_named(trace.attrs),
         "tokens_chosen_by": chosen,
     }
     if not several:

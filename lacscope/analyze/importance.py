@@ -12,6 +12,7 @@ from lacscope.analyses.agreement import agreement
 from lacscope.analyze.analysis import NOTHING, Part, SoFar, each, piece
 from lacscope.analyze.prompts import Prompts
 from lacscope.checks import UnsupportedModelError
+from lacscope.dataset import model_named
 from lacscope.importance.agreement import MEASURES, layer_scores
 from lacscope.importance.sleb import SLEB, removable, sleb
 from lacscope.reading import Progress
@@ -95,4 +96,5 @@ def agree(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     drop = EDGES if n_layers >= len(EDGES) + 3 else ()
     found = agreement(by_metric, drop=drop, seed=0, model=str(attrs["model"]), data=str(attrs["data"]))
     left_out = {part.attrs["metric"]: part.attrs["left_out"] for part in parts if "score" not in part}
-    return found.assign_attrs(n_samples=int(attrs["n_samples"]), left_out=json.dumps(left_out))
+    own = {**model_named(attrs), "n_samples": int(attrs["n_samples"]), "left_out": json.dumps(left_out)}
+    return found.assign_attrs(own)

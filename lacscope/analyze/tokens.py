@@ -22,6 +22,7 @@ from lacscope.analyses.voids import voids
 from lacscope.analyze.analysis import Part, each
 from lacscope.analyze.prompts import Prompts
 from lacscope.choices import score_choices
+from lacscope.dataset import model_named
 from lacscope.presets import result_attrs
 from lacscope.rules import Effect, L2AdaptiveComputation, describe_rule
 from lacscope.run import trace
@@ -89,7 +90,7 @@ def phases(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     tables = [matched_difference(cells, read.sizes["layer"], seed=SEED, of=of) for of in ("usage", *_KL)]
     table = pd.concat(tables, ignore_index=True)
     attrs = result_attrs(
-        {key: read.attrs[key] for key in ("model", "versions")},
+        model_named(read.attrs) | {"versions": read.attrs["versions"]},
         preset=None,
         settings={},
         positions="all but sinks; decode: the answer's tokens, given and not generated",

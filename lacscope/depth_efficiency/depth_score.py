@@ -189,7 +189,8 @@ def _attrs(
     seed: int,
 ) -> dict[str, str | int]:
     named = {name: found.attrs["data"] for name, found in groups.items() if found.attrs["data"]}
-    kept = ("model", "model_class", "dtype", "device", "weight_processing", "cost", "influence_on", "unit")
+    of_the_model = ("model", "model_class", "dtype", "device", "weight_processing", "quantization", "cost")
+    kept = (*of_the_model, "influence_on", "unit")
     measured = json.loads(first.attrs["settings"])
     bootstrap = {"n_resamples": n_resamples, "confidence": confidence, "seed": seed}
     return result_attrs(

@@ -27,7 +27,7 @@ HU_EFFECTIVE_DEPTH = Preset(
 )
 _OURS = {"last_layer": "counts", "if_none_meets": "NaN"}
 _LONG_NAMES = {"layer": "effective depth", "depth": "effective depth, share of the layers"}
-_OF_THE_MODEL = ("model", "model_class", "dtype", "device", "weight_processing", "cost")
+_OF_THE_MODEL = ("model", "model_class", "dtype", "device", "weight_processing", "quantization", "cost")
 _NO_ATTRS: Mapping[str, Any] = MappingProxyType({})
 
 

@@ -7,7 +7,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from lacscope.checks import check_blocks
+from lacscope.checks import check_blocks, require_derivatives
 from lacscope.depth_efficiency.answered import Answered, answer_logits, map_over_tokens, read_answered
 from lacscope.facts import model_attrs
 from lacscope.presets import Preset, result_attrs
@@ -59,6 +59,7 @@ def integrated_gradients(
     Raises:
         InputError: prompts or answers that cannot be read.
         ValueError: ``steps`` or ``batch_size`` below 1, or unknown ``points``.
+        UnsupportedModelError: quantised weights, through which there are no derivatives to rely on.
 
     Source: Sundararajan, Taly and Yan 2017, equation 3; Csordás, Manning and Potts 2025 (arXiv 2505.13898).
 
@@ -69,6 +70,7 @@ def integrated_gradients(
     ratios = _ratios(steps, points)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    require_derivatives(adapter)
     samples = read_answered(adapter, inputs, responses)
     n_states = adapter.n_layers + 1
     maps, changes = [], []

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lacscope.adapters import Adapter, registered
-from lacscope.checks import UnsupportedModelError
+from lacscope.checks import UnsupportedModelError, require_derivatives
 from lacscope.residuals import Residuals
 
 
@@ -26,8 +26,9 @@ def identity_distances(
     prompt is read once, in ``n_probes`` equal rows.
 
     Raises:
-        UnsupportedModelError: the model has an operation without a forward-mode derivative.
+        UnsupportedModelError: the model has an operation without a forward-mode derivative, or quantised weights.
     """
+    require_derivatives(adapter)
     probe = _Probe(adapter.n_layers)
     columns: list[Tensor] = []
     cache = None

@@ -202,6 +202,7 @@ def caption(result: xr.Dataset) -> str:
     attrs = result.attrs
     parts = [
         str(attrs["model"]),
+        *([f"weights {attrs['quantization']}"] if attrs.get("quantization") else []),
         str(attrs["data"]) or "data not named",
         counted(int(attrs["n_samples"]), "prompts"),
         str(attrs["positions"]),

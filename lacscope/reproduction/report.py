@@ -65,6 +65,7 @@ def _setting(study: Study) -> dict[str, object]:
         "prompts": study.style,
         "seed": spec.data_seed,
         "dtype": spec.dtype,
+        "weights": spec.quantization or "not said to be quantised",
         "alphas": ", ".join(f"{alpha:g}" for alpha in alphas),
     }
     for name in ("choice", "generated", "controls"):

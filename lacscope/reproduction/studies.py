@@ -87,6 +87,7 @@ class Study:
         return {
             "model": spec.model,
             "weights_sha256": spec.weights,
+            "quantization": spec.quantization,
             "dtype": spec.dtype,
             "device": spec.device,
             "task": spec.task,

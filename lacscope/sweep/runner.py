@@ -12,6 +12,7 @@ from lacscope.adapters import adapt
 from lacscope.analyses.tokens import token_classes
 from lacscope.atomic import write_atomically
 from lacscope.dataset import installed_versions, save_trace
+from lacscope.facts import quantization
 from lacscope.questions import ReadQuestion, digest
 from lacscope.sweep.scoring import score_shard
 from lacscope.sweep.spec import FULL, Condition, Scoring, SweepSpec
@@ -80,6 +81,7 @@ def make_spec(
         samples=tuple(one.question.sample for one in read),
         scoring=scoring,
         conditions=tuple(conditions),
+        quantization=quantization(adapter),
         versions=tuple(sorted(installed_versions().items())),
         **settings,
     )

@@ -72,7 +72,7 @@ class SweepSpec:
 
     The batches a sample is read in are a function of this (never of how many processes share the work), so
     equal specifications give equal results; :attr:`id` is a hash over it. ``model``, ``style``, ``shots``,
-    ``data_seed`` and ``keep_text`` describe and are not hashed: the weights and the token ids are.
+    ``data_seed``, ``keep_text`` and ``quantization`` describe and are not hashed: the weights and the token ids are.
 
     Args:
         model: label of the model.
@@ -90,6 +90,7 @@ class SweepSpec:
         max_new_tokens, temperature, top_p, seed: of generation.
         phase_alphas: alphas whose usage is also counted by token class, position and surprisal.
         keep_text: whether generated texts are kept; of a private task they never are.
+        quantization: what the weights are quantised to (:func:`lacscope.facts.quantization`); "" where they are not.
         versions: of the packages that can change a number.
     """
 
@@ -113,6 +114,7 @@ class SweepSpec:
     shots: int = field(default=0, metadata={"hashed": False})
     data_seed: int = field(default=0, metadata={"hashed": False})
     keep_text: bool = field(default=True, metadata={"hashed": False})
+    quantization: str = field(default="", metadata={"hashed": False})
     versions: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Bool, Int
 
 from lacscope.analyses.voids import resolve_voids
-from lacscope.dataset import PHASES, TraceError, validate
+from lacscope.dataset import PHASES, TraceError, model_named, validate
 
 _DIMS = ("sample", "layer", "token")
 # voids and phases of one sample's valid tokens -> the control's voids, and how many found no place
@@ -158,7 +158,7 @@ def _alpha_of(voids: xr.DataArray) -> dict[str, str | int | float]:
 
 def _labelled(mask: xr.DataArray, trace: xr.Dataset, attrs: dict[str, str | int | float]) -> xr.DataArray:
     named = mask.rename("void")
-    named.attrs = {"long_name": "the layer is a void for the token", "units": "1", "model": trace.attrs["model"]}
+    named.attrs = {"long_name": "the layer is a void for the token", "units": "1", **model_named(trace.attrs)}
     named.attrs |= attrs
     return named
 
