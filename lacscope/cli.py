@@ -1,7 +1,13 @@
 """The command line. Torch is imported by the commands that run a model, never for --help or plotting."""
 
 import json
+import shlex
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +15,10 @@ import typer
 from rich.console import Console
 
 from lacscope.cli_analyze import analyze_command
+from lacscope.cli_errors import EXIT_CODES, Terminated, interruptible, keeping, tell
 from lacscope.cli_harness import lm_eval_command
 from lacscope.cli_reproduce import report, reproduce
-from lacscope.terminal import NoText, Step, bar_of, check_output, quiet_libraries
+from lacscope.terminal import NoText, Step, bar_of, check_folder, check_output, quiet_libraries, say
 
 app = typer.Typer(
     help="Which layers of a language model do the work: trace, detect and skip voids.",
@@ -19,33 +26,62 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    epilog=EXIT_CODES,
 )
-app.command()(reproduce)
-app.command()(report)
-app.command("lm-eval")(lm_eval_command)
-app.command("analyze")(analyze_command)
+app.command()(interruptible(reproduce))
+app.command()(interruptible(report))
+app.command("lm-eval")(interruptible(lm_eval_command))
+app.command("analyze")(interruptible(analyze_command))
 console = Console(stderr=True)
 
 
 def main() -> None:
-    """Entry point: what the user can mend is one line of text and exit code 2, not a traceback."""
+    """Entry point: what stops a command is told in a line, and by the exit code, not by a traceback."""
+    words = [word for word in sys.argv[1:] if word != "--traceback"]
+    with _terminated_as_interrupted():
+        try:
+            app(words, prog_name="lacscope")
+        except KeyboardInterrupt:
+            console.print("interrupted. Nothing was written.")
+            sys.exit(130)
+        except Exception as error:
+            sys.exit(tell(error, console, with_traceback=len(words) < len(sys.argv[1:])))
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Inside, SIGTERM ends a command as Ctrl-C does: with what is on disk, and nothing half written."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
-        app(prog_name="lacscope")
-    except KeyboardInterrupt:
-        console.print("interrupted. No file was left half written; `lacscope reproduce` goes on where it stopped.")
-        sys.exit(130)
-    except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
-        if isinstance(error, RuntimeError) and type(error) is RuntimeError:
-            raise
-        console.print(f"[bold red]error:[/] {_plain(error)}", highlight=False)
-        sys.exit(2)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _plain(error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return text.replace("[", "\\[")
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"lacscope {version('lacscope')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _global_options(
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Where a command fails, also show the way to it through the code.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Options of every command."""
 
 
 def step(what: str) -> Step:
@@ -54,20 +90,24 @@ def step(what: str) -> Step:
 
 
 @app.command()
+@interruptible
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the trace, the figures and report.md.")] = Path("runs/demo"),
     prompts: Annotated[int, typer.Option(help="How many questions of the pocket set.", min=2, max=96)] = 24,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate for each, at most.", min=2)] = 24,
 ) -> None:
     """Trace the demo model on the packaged questions; write the trace, four figures and a report."""
-    with step("Importing torch and TransformerLens"):
-        from lacscope.demo import run_demo
-    quiet_libraries()
-    report = run_demo(out, step, n_prompts=prompts, max_new_tokens=max_new_tokens)
-    console.print(f"Done: [bold]{report}[/]")
+    check_folder(out)
+    with keeping(lambda: f"What {out} holds is whole. Begin again with"):
+        with step("Importing torch and TransformerLens"):
+            from lacscope.demo import run_demo
+        quiet_libraries()
+        report = run_demo(out, step, n_prompts=prompts, max_new_tokens=max_new_tokens)
+    say(console, "Done: ", report)
 
 
 @app.command()
+@interruptible
 def trace(
     model: Annotated[
         str, typer.Argument(help="smollm2-135m-instruct (the demo model), a hub id, a folder or a .gguf file.")
@@ -141,12 +181,14 @@ def trace(
             measures=measure or (),
             progress=progress,
         )
-    save_trace(without_text(traced.assign(token_class=token_classes(traced))) if no_text else traced, out)
+    with keeping(lambda: "Nothing was written. Begin again with"):
+        save_trace(without_text(traced.assign(token_class=token_classes(traced))) if no_text else traced, out)
     _summarise(traced)
-    console.print(f"Wrote [bold]{out}[/]. Draw it with: lacscope plot {out}")
+    say(console, "Wrote ", out, f". Draw it with: {shlex.join(['lacscope', 'plot', str(out)])}")
 
 
 @app.command()
+@interruptible
 def plot(
     file: Annotated[Path, typer.Argument(help="A trace file.")],
     out: Annotated[
@@ -165,11 +207,12 @@ def plot(
 
     traced = open_trace(file)
     folder = out or file.with_name(f"{file.stem}_figures")
-    with step(f"Drawing {file.name}"):
+    check_folder(folder)
+    with keeping(lambda: f"What {folder} holds is whole. Go on with"), step(f"Drawing {file.name}"):
         shown = without_text(traced) if no_text else traced
         paths = save_figures(shown, folder, alpha=alpha, sample=sample, style=style, dpi=dpi)  # type: ignore[arg-type]
     for path in paths.values():
-        console.print(f"Wrote [bold]{path}[/]")
+        say(console, "Wrote ", path)
 
 
 def _read_prompts(prompt: list[str] | None, file: Path | None, chat: bool) -> list[Any]:

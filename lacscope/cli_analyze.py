@@ -1,13 +1,21 @@
 """``lacscope analyze``: the analyses of depth and of layer importance, from the command line."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from lacscope.terminal import NoText, bar_of, files_by_task, quiet_libraries
+from lacscope.cli_errors import in_a_line, is_users, keeping, quoting_nothing
+from lacscope.terminal import NoText, bar_of, check_folder, counted, files_by_task, quiet_libraries, say
+
+if TYPE_CHECKING:
+    from lacscope.analyze.analysis import Analysis
+    from lacscope.analyze.prompts import Prompts
+    from lacscope.analyze.store import ResultStore
 
 console = Console(stderr=True)
 
@@ -58,14 +66,12 @@ def analyze_command(
     task = task or [one.split("=")[0] for one in data or () if text is None]
     if not listed:
         _check_prompts(task, text, data, max_tokens)
+        check_folder(out)
     with bar_of("Importing torch and TransformerLens", console):
         from lacscope.adapters import adapt
         from lacscope.analyze.catalogue import CATALOGUE, named
         from lacscope.analyze.prompts import task_prompts, text_prompts
-        from lacscope.analyze.run import analyze, id_of
         from lacscope.analyze.store import ResultStore
-        from lacscope.analyze.write import write_figure_of
-        from lacscope.checks import UnsupportedModelError
         from lacscope.facts import weights_digest
         from lacscope.models import load_model
         from lacscope.tasks.registry import task as task_named
@@ -77,40 +83,84 @@ def analyze_command(
     for one in by_name:
         if text is not None and one.missing_in_text:
             raise ValueError(f"{one.name}: {one.missing_in_text}.")
-    files = files_by_task("--data", data, [task_named(name).name for name in task])
+    tasks = [task_named(name) for name in task]
+    files = files_by_task("--data", data, [one.name for one in tasks])
     quiet_libraries()
     with bar_of(f"Loading {model}", console):
         loaded = load_model(model, dtype=dtype, device=device, hooks="full")
         weights = weights_digest(loaded)
-    if text is not None:
-        prompts = text_prompts(loaded, text, limit=limit, max_tokens=max_tokens, seed=seed)
-    else:
-        prompts = task_prompts(loaded, task, data=files, limit=limit, seed=seed)
-    for one in by_name:
-        one.check(loaded, prompts)
-    lacking = {one.name: missing for one in asked if (missing := one.missing(loaded, prompts))}
-    for name, missing in lacking.items():
-        console.print(f"{name}: left out, {missing}", highlight=False)
-    store = ResultStore(out / adapt(loaded).name.replace("/", "--"), withhold=no_text)
-    asked = [one for one in asked if one.name not in lacking]
-    if not force:
-        others = {one.name: store.in_its_place(one.name, id_of(one, prompts, weights)) for one in asked}
-        _refuse_to_replace({name: other for name, other in others.items() if other is not None}, store.folder)
-    failed: list[str] = []
-    for one in asked:
-        try:
-            with bar_of(f"{one.name}, {len(prompts)} prompts", console) as progress:
-                result = analyze(loaded, one, prompts, store, weights=weights, progress=progress)
-                path = write_figure_of(one, result, store)
-        except (ValueError, UnsupportedModelError) as error:
-            if len(asked) == 1:
-                raise
-            failed.append(one.name)
-            console.print(f"{one.name}: not made, {error}", highlight=False, markup=False)
+    with quoting_nothing(any(one.private for one in tasks)):
+        if text is not None:
+            prompts = text_prompts(loaded, text, limit=limit, max_tokens=max_tokens, seed=seed)
         else:
-            console.print(f"  {path}", highlight=False)
-    if failed:
-        raise ValueError(f"{len(failed)} of {len(asked)} analyses were not made: {', '.join(failed)}. See above.")
+            prompts = task_prompts(loaded, task, data=files, limit=limit, seed=seed)
+        for one in by_name:
+            one.check(loaded, prompts)
+        lacking = {one.name: missing for one in asked if (missing := one.missing(loaded, prompts))}
+        for name, missing in lacking.items():
+            say(console, f"{name}: left out, {missing}")
+        folder = out / adapt(loaded).name.replace("/", "--")
+        store = ResultStore(folder, withhold=no_text or prompts.private)
+        _Session(loaded, prompts, store, weights).make([one for one in asked if one.name not in lacking], force=force)
+
+
+@dataclass
+class _Session:
+    """Analyses of one model and some prompts, made one after the other."""
+
+    model: Any
+    prompts: "Prompts"
+    store: "ResultStore"
+    weights: str
+    made: list[str] = field(default_factory=list)
+
+    def make(self, asked: "Sequence[Analysis]", *, force: bool) -> None:
+        """Make each, or say why it is not made; what goes wrong in one does not end the others."""
+        from lacscope.analyze.run import id_of
+
+        keys = {one.name: id_of(one, self.prompts, self.weights) for one in asked}
+        if not force:
+            others = {name: self.store.in_its_place(name, key) for name, key in keys.items()}
+            _refuse_to_replace({name: other for name, other in others.items() if other is not None}, self.store.folder)
+        failed: dict[str, Exception] = {}
+        with keeping(lambda: self._on_disk(len(asked))):
+            for one in asked:
+                try:
+                    with quoting_nothing(self.prompts.private):
+                        path, kept = self._make_one(one, keys[one.name])
+                except OSError:
+                    raise
+                except Exception as error:
+                    if len(asked) == 1:
+                        raise
+                    failed[one.name] = error
+                    say(console, f"{one.name}: not made, {in_a_line(error)}")
+                else:
+                    self.made.append(one.name)
+                    say(console, "  ", path, " (kept from before)" if kept else "")
+        bugs = [error for error in failed.values() if not is_users(error)]
+        if bugs:
+            raise bugs[0]
+        if failed:
+            raise ValueError(f"{len(failed)} of {len(asked)} analyses were not made: {', '.join(failed)}. See above.")
+
+    def _make_one(self, one: "Analysis", key: str) -> tuple[Path, bool]:
+        """The figure's path, and whether the result was there already."""
+        from lacscope.analyze.run import analyze
+        from lacscope.analyze.write import write_figure_of
+
+        kept = self.store.finished(one.name, key) is not None
+        parts = len(self.store.parts(one.name, key))
+        if parts and not kept:
+            say(console, f"{one.name}: {counted(parts, 'part')} kept from before")
+        with bar_of(f"{one.name}, {len(self.prompts)} prompts", console) as progress:
+            result = analyze(self.model, one, self.prompts, self.store, weights=self.weights, progress=progress)
+            return write_figure_of(one, result, self.store), kept
+
+    def _on_disk(self, asked: int) -> str:
+        parts = len(self.store.parts())
+        begun = f" and {counted(parts, 'part')} of others" if parts else ""
+        return f"{len(self.made)} of {counted(asked, 'result')}{begun} are in {self.store.folder}. Go on with"
 
 
 def _check_prompts(task: list[str] | None, text: Path | None, data: list[str] | None, max_tokens: int | None) -> None:

@@ -12,7 +12,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lacscope.terminal import NoText, bar_of, files_by_task, quiet_libraries
+from lacscope.cli_errors import keeping, quoting_nothing
+from lacscope.shown import plain
+from lacscope.terminal import NoText, bar_of, check_folder, counted, files_by_task, quiet_libraries, say
 
 if TYPE_CHECKING:
     from lacscope.reproduction.settings import ReproductionSettings
@@ -123,50 +125,59 @@ def reproduce(
     number_format = dtype or (base.dtype if base is not None else "float32")
     if preset == "paper" and not _fits(models, tasks, settings, number_format, whole=device_map is None):
         raise typer.Exit(3)
-    questions = {
-        one.name: load_questions(one, settings, files.get(one.name), shot_files.get(one.name)) for one in asked
-    }
-
+    check_folder(out)
+    with quoting_nothing(any(one.private for one in asked)):
+        questions = {
+            one.name: load_questions(one, settings, files.get(one.name), shot_files.get(one.name)) for one in asked
+        }
     with bar_of("Importing torch and TransformerLens", console):
         from lacscope.models import load_model
+        from lacscope.reproduction.studies import shards_on_disk
         from lacscope.sweep.processes import array_member, launched_processes
     quiet_libraries()
     processes = launched_processes() if share is None else array_member(share)
     incomplete: list[IncompleteError] = []
-    for name in models:
-        with bar_of(f"Loading {name}", console):
-            loaded = load_model(
-                name,
-                dtype=number_format,
-                hooks="residual",
-                device_map=device_map,
-                device=None if device_map is not None else device or processes.device,
-            )
-        for one in asked:
-            try:
-                run(loaded, one, questions[one.name], settings, out, processes=processes, step=_step(processes))
-            except IncompleteError as error:
-                incomplete.append(error)
-        del loaded
-    if incomplete:
-        raise incomplete[0]
-    if processes.writes_report:
-        from lacscope.reproduction.write import write_reproduction
+    with keeping(lambda: _on_disk(out, *shards_on_disk(out))):
+        for name in models:
+            with bar_of(f"Loading {name}", console):
+                loaded = load_model(
+                    name,
+                    dtype=number_format,
+                    hooks="residual",
+                    device_map=device_map,
+                    device=None if device_map is not None else device or processes.device,
+                )
+            for one in asked:
+                try:
+                    with quoting_nothing(one.private):
+                        run(loaded, one, questions[one.name], settings, out, processes=processes, step=_step(processes))
+                except IncompleteError as error:
+                    incomplete.append(error)
+            del loaded
+        if incomplete:
+            raise incomplete[0]
+        if processes.writes_report:
+            _write_report(out)
 
-        with bar_of("Figures, table and report", console):
-            written = write_reproduction(out)
-        console.print(f"Done: [bold]{written}[/]")
+
+def _on_disk(out: Path, done: int, begun: int) -> str:
+    return f"{done} of {counted(begun, 'shard')} of the parts begun are in {out / 'runs'}. Go on with"
+
+
+def _write_report(out: Path) -> None:
+    from lacscope.reproduction.write import write_reproduction
+
+    with bar_of("Figures, table and report", console):
+        written = write_reproduction(out)
+    say(console, "Done: ", written)
 
 
 def report(
     folder: Annotated[Path, typer.Argument(help="The --out folder of `lacscope reproduce`.")],
 ) -> None:
     """Draw the figures and write the tables and the report of finished runs again, from their shards alone."""
-    from lacscope.reproduction.write import write_reproduction
-
-    with bar_of("Figures, table and report", console):
-        written = write_reproduction(folder)
-    console.print(f"Done: [bold]{written}[/]")
+    with keeping(lambda: f"All shards in {folder} are as they were. Begin again with"):
+        _write_report(folder)
 
 
 def parse_alphas(text: str) -> tuple[float, ...]:
@@ -221,10 +232,10 @@ def _settings(base: "ReproductionSettings", **given: Any) -> "ReproductionSettin
         changed["control_alphas"] = kept
         for effect, at in base.control_alphas.items():
             if kept[effect] != at:
-                console.print(
+                say(
+                    console,
                     f"no controls for {effect}: they stand at alpha {', '.join(f'{a:g}' for a in at)}, which --alphas "
                     f"does not have. Add it, or name another with --control-at {effect}=ALPHA.",
-                    highlight=False,
                 )
     return replace(base, **changed)
 
@@ -238,18 +249,18 @@ def _fits(
     here = memory_here_gib()
     wanted = needs(models, tasks, settings, dtype)
     for need in wanted:
-        console.print(
+        say(
+            console,
             f"{need.model}: about {need.memory_gib:.0f} GiB of memory in {dtype} ({here:.0f} GiB here) and "
             f"{need.petaflop:,.0f} PFLOP ({need.petaflop / 0.1 / 3600:,.1f} h at 100 TFLOP/s, "
             f"{need.petaflop / 1e-4 / 3600:,.0f} h at 0.1 TFLOP/s)",
-            highlight=False,
         )
     too_large = [need.model for need in wanted if whole and need.memory_gib > here]
     if too_large:
-        console.print(
+        say(
+            console,
             f"Too large for this machine: {', '.join(too_large)}. Use a larger one, --device-map auto over several "
             "GPUs, or the paper's settings on a smaller model: --preset paper --model MODEL.",
-            highlight=False,
         )
     return not too_large
 
@@ -262,9 +273,13 @@ def _step(processes: "Processes") -> Callable[[str], Any]:
 
     @contextmanager
     def step(what: str) -> Iterator[Callable[[Advance], None]]:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[text]}"),
+        )
         with Progress(*columns, console=console, disable=not processes.speaks) as bar:
-            task = bar.add_task(what + who, total=None, text="")
+            task = bar.add_task(plain(what) + who, total=None, text="")
             began = time.monotonic()
 
             def update(now: Advance) -> None:
@@ -278,6 +293,8 @@ def _step(processes: "Processes") -> Callable[[str], Any]:
 
 def _progress_text(now: Any, rate: float) -> str:
     parts = [f"{now.done:.0f}/{now.total} samples"]
+    if now.done > now.fresh:
+        parts.append(f"{now.done - now.fresh:.0f} kept from before")
     if rate > 0:
         minutes, seconds = divmod(round((now.total - now.done) / rate), 60)
         parts += [f"{rate:.2f}/s", f"{minutes}:{seconds:02d} left"]

@@ -32,10 +32,10 @@ def write_sealed(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     seal = _SEAL + hashlib.sha256(body).hexdigest().encode() + b"\n"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, body + seal)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(error.errno, f"could not write the file ({reason}); nothing was changed", str(target)) from error
+    write_atomically(target, body + seal)
     return target
 
 

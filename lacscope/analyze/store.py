@@ -48,6 +48,10 @@ class ResultStore:
         """A part that was written before; None where there is none, or it is damaged."""
         return self._read_as_wanted(self._part_path(what, result_id, index))
 
+    def parts(self, what: str = "*", result_id: str = "*") -> list[Path]:
+        """The parts that are there, of one result or of all."""
+        return sorted(self.folder.glob(f"parts/{what}-{result_id}/part-*.nc"))
+
     def write_part(self, what: str, result_id: str, index: int, result: xr.Dataset) -> None:
         """Write one part, whole or not at all."""
         self._write(result, self._part_path(what, result_id, index))

@@ -1,6 +1,7 @@
 """What a folder of runs shows: tables, figures and a report, from the shards alone. No model, no torch."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,6 +122,16 @@ def open_studies(out: Path) -> list[Study]:
     if not studies:
         raise StoreError(f"{out} holds no finished run: `lacscope reproduce --out {out}` makes them.")
     return studies
+
+
+def shards_on_disk(out: Path) -> tuple[int, int]:
+    """How many shards are written, and how many there are, of all parts that were begun under ``out/runs``."""
+    written = total = 0
+    for described in Path(out).glob("runs/*/*/*/spec.json"):
+        with suppress(StoreError):
+            total += read_spec(described.parent).n_shards
+            written += len(list(described.parent.glob("shard-[0-9]*[0-9].json")))
+    return written, total
 
 
 @dataclass(frozen=True)
