@@ -39,6 +39,10 @@ def analyze_command(
     max_tokens: Annotated[
         int | None, typer.Option(help="Of a text, read no more than the first so many tokens.", min=8)
     ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(help="Of the prompts of tasks that have it; default: each analysis' paper's, else plain."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample of prompts.", min=0)] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu.")] = None,
@@ -76,30 +80,35 @@ def analyze_command(
     for one in by_name:
         if text is not None and one.missing_in_text:
             raise ValueError(f"{one.name}: {one.missing_in_text}.")
+    if style is not None and not any(style in task_named(name).styles for name in task):
+        known = sorted({known for name in task for known in task_named(name).styles})
+        raise ValueError(f"--style {style!r} is none of {', '.join(task) or 'a text'}; choose from {', '.join(known)}.")
     files = files_by_task("--data", data, [task_named(name).name for name in task])
     quiet_libraries()
     with bar_of(f"Loading {model}", console):
         loaded = load_model(model, dtype=dtype, device=device, hooks="full")
         weights = weights_digest(loaded)
+    styles = dict.fromkeys(one.style if style is None else style for one in asked)
     if text is not None:
-        prompts = text_prompts(loaded, text, limit=limit, max_tokens=max_tokens, seed=seed)
+        by_style = dict.fromkeys(styles, text_prompts(loaded, text, limit=limit, max_tokens=max_tokens, seed=seed))
     else:
-        prompts = task_prompts(loaded, task, data=files, limit=limit, seed=seed)
+        by_style = {own: task_prompts(loaded, task, data=files, limit=limit, seed=seed, style=own) for own in styles}
+    read = {one.name: by_style[one.style if style is None else style] for one in asked}
     for one in by_name:
-        one.check(loaded, prompts)
-    lacking = {one.name: missing for one in asked if (missing := one.missing(loaded, prompts))}
+        one.check(loaded, read[one.name])
+    lacking = {one.name: missing for one in asked if (missing := one.missing(loaded, read[one.name]))}
     for name, missing in lacking.items():
         console.print(f"{name}: left out, {missing}", highlight=False)
     store = ResultStore(out / adapt(loaded).name.replace("/", "--"))
     asked = [one for one in asked if one.name not in lacking]
     if not force:
-        others = {one.name: store.in_its_place(one.name, id_of(one, prompts, weights)) for one in asked}
+        others = {one.name: store.in_its_place(one.name, id_of(one, read[one.name], weights)) for one in asked}
         _refuse_to_replace({name: other for name, other in others.items() if other is not None}, store.folder)
     failed: list[str] = []
     for one in asked:
         try:
-            with bar_of(f"{one.name}, {len(prompts)} prompts", console) as progress:
-                result = analyze(loaded, one, prompts, store, weights=weights, progress=progress)
+            with bar_of(f"{one.name}, {len(read[one.name])} prompts", console) as progress:
+                result = analyze(loaded, one, read[one.name], store, weights=weights, progress=progress)
                 path = write_figure_of(one, result, store)
         except (ValueError, UnsupportedModelError) as error:
             if len(asked) == 1:
