@@ -47,6 +47,10 @@ def analyze_command(
     max_tokens: Annotated[
         int | None, typer.Option(help="Of a text, read no more than the first so many tokens.", min=8)
     ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(help="Of the prompts of tasks that have it; default: each analysis' paper's, else plain."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample of prompts.", min=0)] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu.")] = None,
@@ -84,32 +88,39 @@ def analyze_command(
         if text is not None and one.missing_in_text:
             raise ValueError(f"{one.name}: {one.missing_in_text}.")
     tasks = [task_named(name) for name in task]
+    if style is not None and not any(style in one.styles for one in tasks):
+        known = sorted({known for one in tasks for known in one.styles})
+        raise ValueError(f"--style {style!r} is none of {', '.join(task) or 'a text'}; choose from {', '.join(known)}.")
     files = files_by_task("--data", data, [one.name for one in tasks])
     quiet_libraries()
     with bar_of(f"Loading {model}", console):
         loaded = load_model(model, dtype=dtype, device=device, hooks="full")
         weights = weights_digest(loaded)
     with quoting_nothing(any(one.private for one in tasks)):
+        styles = dict.fromkeys(one.style if style is None else style for one in asked)
         if text is not None:
-            prompts = text_prompts(loaded, text, limit=limit, max_tokens=max_tokens, seed=seed)
+            by_style = dict.fromkeys(styles, text_prompts(loaded, text, limit=limit, max_tokens=max_tokens, seed=seed))
         else:
-            prompts = task_prompts(loaded, task, data=files, limit=limit, seed=seed)
+            by_style = {
+                own: task_prompts(loaded, task, data=files, limit=limit, seed=seed, style=own) for own in styles
+            }
+        read = {one.name: by_style[one.style if style is None else style] for one in asked}
         for one in by_name:
-            one.check(loaded, prompts)
-        lacking = {one.name: missing for one in asked if (missing := one.missing(loaded, prompts))}
+            one.check(loaded, read[one.name])
+        lacking = {one.name: missing for one in asked if (missing := one.missing(loaded, read[one.name]))}
         for name, missing in lacking.items():
             say(console, f"{name}: left out, {missing}")
         folder = out / adapt(loaded).name.replace("/", "--")
-        store = ResultStore(folder, withhold=no_text or prompts.private)
-        _Session(loaded, prompts, store, weights).make([one for one in asked if one.name not in lacking], force=force)
+        store = ResultStore(folder, withhold=no_text or any(one.private for one in read.values()))
+        _Session(loaded, read, store, weights).make([one for one in asked if one.name not in lacking], force=force)
 
 
 @dataclass
 class _Session:
-    """Analyses of one model and some prompts, made one after the other."""
+    """Analyses of one model, each of the prompts that it reads, made one after the other."""
 
     model: Any
-    prompts: "Prompts"
+    read: "dict[str, Prompts]"
     store: "ResultStore"
     weights: str
     made: list[str] = field(default_factory=list)
@@ -118,7 +129,7 @@ class _Session:
         """Make each, or say why it is not made; what goes wrong in one does not end the others."""
         from lacscope.analyze.run import id_of
 
-        keys = {one.name: id_of(one, self.prompts, self.weights) for one in asked}
+        keys = {one.name: id_of(one, self.read[one.name], self.weights) for one in asked}
         if not force:
             others = {name: self.store.in_its_place(name, key) for name, key in keys.items()}
             _refuse_to_replace({name: other for name, other in others.items() if other is not None}, self.store.folder)
@@ -126,7 +137,7 @@ class _Session:
         with keeping(lambda: self._on_disk(len(asked))):
             for one in asked:
                 try:
-                    with quoting_nothing(self.prompts.private):
+                    with quoting_nothing(self.read[one.name].private):
                         path, kept = self._make_one(one, keys[one.name])
                 except OSError:
                     raise
@@ -153,8 +164,9 @@ class _Session:
         parts = len(self.store.parts(one.name, key))
         if parts and not kept:
             say(console, f"{one.name}: {counted(parts, 'part')} kept from before")
-        with bar_of(f"{one.name}, {len(self.prompts)} prompts", console) as progress:
-            result = analyze(self.model, one, self.prompts, self.store, weights=self.weights, progress=progress)
+        prompts = self.read[one.name]
+        with bar_of(f"{one.name}, {len(prompts)} prompts", console) as progress:
+            result = analyze(self.model, one, prompts, self.store, weights=self.weights, progress=progress)
             return write_figure_of(one, result, self.store), kept
 
     def _on_disk(self, asked: int) -> str:

@@ -172,6 +172,13 @@ class Adapter:
             logits = self._after_head(self.model.unembed(self.model.ln_final(flat.to(home))))
         return logits.reshape(*stream.shape[:-1], -1)
 
+    def final_norm(self, stream: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token d_model"]:
+        """The model's final norm on any stream; no hook fires, and ``logits_of`` holds for it too."""
+        flat = stream.reshape(1, -1, stream.shape[-1])
+        home = next(self.model.unembed.parameters()).device
+        with _hooks_off(list(self.model.ln_final.modules())):
+            return self.model.ln_final(flat.to(home)).reshape(stream.shape)
+
     def _after_head(self, logits: Float[Tensor, "batch pos vocab"]) -> Float[Tensor, "batch pos vocab"]:
         """What the model does to the head's logits: soft-capping, scaling."""
         raise NotImplementedError

@@ -8,13 +8,14 @@ from typing import Any
 
 from lacscope.adapters import adapt
 from lacscope.inputs import read_inputs, read_responses
-from lacscope.tasks.base import Question
+from lacscope.tasks.base import Question, prompt_format
 from lacscope.tasks.data import read_rows
 from lacscope.tasks.registry import task as task_named
 from lacscope.tasks.selection import choose
 
 STYLE = "plain"  # which every task has; lettered options, such as ARC's other style, small models cannot read
 CALIBRATION = 4  # every fourth question is fitted on, and the others are answered
+RAW_TEXT = "raw text"
 LONG_PASSAGE = 400  # characters: shorter paragraphs of a text are headings and the like
 
 
@@ -33,6 +34,7 @@ class Prompts:
         questions: what they were made of; () for a text.
         tasks: the benchmark of each question.
         max_tokens: what the inputs were cut to; None for whole ones.
+        prompt_format: how they are put to the model, in words; "" where that is not known.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Prompts:
     questions: tuple[Question, ...] = ()
     tasks: tuple[str, ...] = ()
     max_tokens: int | None = None
+    prompt_format: str = ""
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -102,7 +105,7 @@ def too_alike(model: Any, prompts: Prompts) -> str:
 
 
 def task_prompts(
-    model: Any, names: Sequence[str], *, data: Mapping[str, Path], limit: int | None, seed: int = 0
+    model: Any, names: Sequence[str], *, data: Mapping[str, Path], limit: int | None, seed: int = 0, style: str = ""
 ) -> Prompts:
     """Questions of benchmarks, a seeded sample of each, with their right answers.
 
@@ -110,17 +113,21 @@ def task_prompts(
         names: of the tasks.
         data: by task, a local file; a task without one reads what is packaged, else the hub.
         limit: how many of each; None for all.
+        style: in which they are read, of tasks that have it; of others, and where it is "", the usual one.
 
     Raises:
         ValueError: an unknown task.
     """
     adapter = adapt(model)
     asked: list[tuple[str, Question]] = []
+    formats: dict[str, str] = {}
     for name in names:
         task = task_named(name)
+        own = style if style in task.styles else STYLE
         rows = read_rows(task, data.get(name))
         chosen = choose(rows, limit, seed, task.group_by)
-        asked += [(name, one) for one in task.questions([rows[i] for i in chosen], STYLE, seed=seed)]
+        asked += [(name, one) for one in task.questions([rows[i] for i in chosen], own, seed=seed)]
+        formats[name] = prompt_format(asked[-1][1].chat, own)
     questions = tuple(one for _, one in asked)
     answers = read_responses(adapter, [one.choices[one.target] for one in questions], len(questions))
     return Prompts(
@@ -129,7 +136,15 @@ def task_prompts(
         tuple(map(tuple, answers)),
         questions,
         tuple(name for name, _ in asked),
+        prompt_format=_in_one(formats),
     )
+
+
+def _in_one(formats: Mapping[str, str]) -> str:
+    """The form of all benchmarks, named by benchmark where they differ."""
+    if len(set(formats.values())) == 1:
+        return next(iter(formats.values()))
+    return "; ".join(f"{name}: {said}" for name, said in formats.items())
 
 
 def _tokens(adapter: Any, one: Question) -> list[int]:
@@ -153,4 +168,4 @@ def text_prompts(model: Any, path: Path, *, limit: int | None, max_tokens: int |
         (ids,) = read_inputs(adapt(model), [paragraphs[index]])
         inputs.append(tuple(ids[:max_tokens]))
     cut = "" if max_tokens is None else f", first {max_tokens} tokens of a passage"
-    return Prompts(path.name.removesuffix(".gz") + cut, tuple(inputs), max_tokens=max_tokens)
+    return Prompts(path.name.removesuffix(".gz") + cut, tuple(inputs), max_tokens=max_tokens, prompt_format=RAW_TEXT)

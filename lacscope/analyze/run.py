@@ -65,6 +65,8 @@ def analyze(
 def id_of(analysis: Analysis, prompts: Prompts, weights: str) -> str:
     """The id of an analysis' result: see :func:`lacscope.analyze.store.result_id`."""
     settings = {"data": prompts.name, "at_once": AT_ONCE, **analysis.settings}
+    if analysis.style:
+        settings["prompt_format"] = prompts.prompt_format
     return result_id(analysis.name, weights, settings, _read_by(prompts), installed_versions())
 
 

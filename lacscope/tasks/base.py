@@ -169,6 +169,15 @@ class BooleanAnswers:
         return parsed is not None and parsed == question.target
 
 
+def prompt_format(chat: bool, style: str) -> str:
+    """How a prompt is put to a model, in words: what results and presets say of it.
+
+    >>> prompt_format(chat=True, style="plain"), prompt_format(chat=False, style="csordas")
+    ('chat template in style plain', 'raw text in style csordas')
+    """
+    return f"{'chat template' if chat else 'raw text'} in style {style}"
+
+
 def numbered(rows: Sequence[Row]) -> Iterator[tuple[int, Row]]:
     """Each row with its sample number: the field ``sample`` that ``read_rows`` adds, else its place here."""
     for place, row in enumerate(rows):

@@ -52,13 +52,16 @@ class SlowCalm:
         return (after, *output[1:]) if isinstance(output, tuple) else after
 
     def _sure(self, hidden: Tensor) -> bool:
-        if self.rule.confidence == "softmax":
+        if self.rule.confidence != "cosine":
             first, second = sorted(torch.softmax(self.head(self.norm(hidden)), -1).tolist())[:-3:-1]
-            confidence = first - second
+            confidence = first - second if self.rule.confidence == "softmax" else first
         else:
             assert self.last is not None
             confidence = float(hidden @ self.last) / math.sqrt(float(hidden @ hidden) * float(self.last @ self.last))
-        decayed = 0.9 * self.rule.threshold + 0.1 * math.exp(-self.rule.tau * self.step / self.rule.n_steps)
+        decay = math.exp(-self.rule.tau * self.step / self.rule.n_steps)
+        if self.rule.schedule == "code":
+            return confidence >= 9 * self.rule.threshold / 10 + self.rule.threshold * decay / 10
+        decayed = 0.9 * self.rule.threshold + 0.1 * decay
         return confidence > min(max(decayed, 0.0), 1.0)
 
     def generate(self, prompt: list[int], max_new_tokens: int) -> list[int]:
@@ -89,6 +92,28 @@ def test_calm_equals_the_slow_direct_implementation(architecture: str, confidenc
     assert not found.void.values[:, : len(PROMPTS[0])].any()
     assert void[:-1].any()
     assert not void[1:].all()
+
+
+def test_the_published_codes_threshold_and_confidence() -> None:
+    """t5x: 9 lambda / 10 + lambda exp(-tau i / N) / 10, met is enough, the likeliest token's probability."""
+    paper, code = CALM(0.5, confidence="softmax_max"), CALM(0.5, schedule="code", confidence="softmax_max")
+    start = torch.zeros(1)
+    assert (paper.bar(start).item(), code.bar(start).item()) == (pytest.approx(0.55), pytest.approx(0.5))
+    rule = CALM(0.03, n_steps=8, confidence="softmax_max", schedule="code")
+    slow = SlowCalm(tiny_transformers_model("llama"), rule, "readout")
+    expected = slow.generate(PROMPTS[0], 12)
+    found = trace(shared_model("llama"), [PROMPTS[0]], rule=rule, effect="readout", max_new_tokens=12).isel(sample=0)
+    produced = found.next_token_id.values[len(PROMPTS[0]) - 1 :]
+    assert produced.tolist() == expected[: len(produced)]
+    void = np.array(slow.void)[: len(produced) - 1].T
+    np.testing.assert_array_equal(found.void.values[:, len(PROMPTS[0]) :], void)
+    assert void.any()
+    assert not void.all()
+    # Never sure at lambda 1 by the paper; by the code a probability of 0 leaves at lambda 0, since met is enough.
+    met = CALM(0.0, tau=1e9, n_steps=1, confidence="softmax_max", schedule="code")
+    assert met.bar(torch.ones(1)).item() == 0
+    with pytest.raises(ValueError, match="schedule must be 'paper' or 'code', got 'mine'"):
+        CALM(schedule="mine")
 
 
 @pytest.mark.parametrize("architecture", BOTH)
