@@ -100,7 +100,7 @@ def prepared(
     foreign = bool(fwd_hooks) or adapter.user_hooked()
     inside = set(session.program.points()) - set(_RESIDUAL_POINTS)
     with ExitStack() as stack:
-        # Tensors caught by a user hook under inference_mode could not be trained on; quanto tensors do not run under it.
+        # Tensors caught by a user's hook under inference_mode could not be trained on; quanto's do not run under it.
         plain = foreign or in_subclasses(adapter.model)
         stack.enter_context(torch.no_grad() if plain else torch.inference_mode())
         stack.enter_context(adapter.evaluating())

@@ -66,8 +66,8 @@ def integrated_gradients(
     Raises:
         InputError: prompts or answers that cannot be read.
         ValueError: ``steps`` or ``batch_size`` below 1, unknown ``points``, or an unknown ``unit``.
-        UnsupportedModelError: quantised weights, through which there are no derivatives to rely on; a sublayer of a model
-            whose hook points are not the parts of its blocks.
+        UnsupportedModelError: quantised weights, through which there are no derivatives to rely on; a sublayer of a
+            model whose hook points are not the parts of its blocks.
 
     The prompts of the paper are :data:`CSORDAS_QUESTIONS`.
 
@@ -81,7 +81,7 @@ def integrated_gradients(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     if unit not in UNITS:
-        raise ValueError(f"unit is one of {\x27, \x27.join(map(repr, UNITS))}, got {unit!r}.")
+        raise ValueError(f"unit is one of {', '.join(map(repr, UNITS))}, got {unit!r}.")
     require_derivatives(adapter)
     samples = read_answered(adapter, inputs, responses)
     n_states = adapter.n_layers + (unit == "block")
