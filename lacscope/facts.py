@@ -107,11 +107,12 @@ def weights_digest(model: Any) -> str:
     """
     digest = hashlib.sha256()
     root = _root(model)
+    bytes_of: Any = digest.update
     for module, name, tensor in (*own_tensors(root), *persistent_buffers(root)):
         for said, part in parts(module, name, tensor):
             digest.update(said.encode())
             if part is not None:
-                digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy())
+                bytes_of(part.cpu().contiguous().flatten().view(torch.uint8).numpy())
     rope = getattr(getattr(root, "config", None), "rope_parameters", None)
     if rope and any(one.get("rope_type", "default") != "default" for one in _each(rope)):
         digest.update(json.dumps(rope, sort_keys=True).encode())
@@ -120,7 +121,7 @@ def weights_digest(model: Any) -> str:
 
 def _each(rope: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The rotary settings of every kind of layer."""
-    nested = [one for one in rope.values() if isinstance(one, dict)]
+    nested: list[Mapping[str, Any]] = [one for one in rope.values() if isinstance(one, dict)]
     return nested or [rope]
 
 
