@@ -78,7 +78,8 @@ def _model(gguf: Path, file: GgufFile) -> Any:
 
     config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
     apply_metadata(file, config)
-    model, report = AutoModelForCausalLM.from_pretrained(
+    auto_class: Any = AutoModelForCausalLM  # its stubs know nothing of output_loading_info
+    model, report = auto_class.from_pretrained(
         gguf.parent, gguf_file=gguf.name, config=config, dtype=torch.float32, output_loading_info=True
     )
     if missing := sorted(report["missing_keys"]):

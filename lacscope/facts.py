@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lacscope.adapters import adapt
-from lacscope.adapters.weights import layer_of, multiplied, own_tensors, parts, persistent_buffers, quantised_as
+from lacscope.adapters import Adapter, adapt
+from lacscope.adapters.weights import layer_of, multiplied, own_tensors, parts, persistent_buffers, present, quantised_as
 
 
 def weight_processing(model: Any) -> str:
@@ -22,12 +22,24 @@ def weight_processing(model: Any) -> str:
     move by up to 11 % (measured). Folding alone moves none.
     """
     adapter = adapt(model)
-    embedding: Float[Tensor, "vocab d_model"] = adapter.model.W_E.detach()[:64].float()
+    embedding = _embedding(adapter)[:64].float()
     if bool(embedding.mean(-1).abs().max() < 1e-4 * embedding.abs().mean()):
         return "centred: residual norms differ from the raw model's"
     normalization = str(getattr(adapter.model.cfg, "normalization_type", "") or "")
     compatible = bool(getattr(adapter.model, "compatibility_mode", False))
     return "folded" if compatible or normalization.endswith("Pre") else "none"
+
+
+def _embedding(adapter: Adapter) -> Float[Tensor, "vocab d_model"]:
+    """The token embedding, fetched where it is offloaded."""
+    embedding: Tensor = adapter.model.W_E.detach()
+    if embedding.device.type != "meta":
+        return embedding
+    return next(
+        present(module, name, tensor)
+        for module, name, tensor in own_tensors(_root(adapter))
+        if tensor.shape == embedding.shape
+    )
 
 
 @dataclass(frozen=True)
@@ -107,11 +119,12 @@ def weights_digest(model: Any) -> str:
     """
     digest = hashlib.sha256()
     root = _root(model)
+    bytes_of: Any = digest.update
     for module, name, tensor in (*own_tensors(root), *persistent_buffers(root)):
         for said, part in parts(module, name, tensor):
             digest.update(said.encode())
             if part is not None:
-                digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy())
+                bytes_of(part.cpu().contiguous().flatten().view(torch.uint8).numpy())
     rope = getattr(getattr(root, "config", None), "rope_parameters", None)
     if rope and any(one.get("rope_type", "default") != "default" for one in _each(rope)):
         digest.update(json.dumps(rope, sort_keys=True).encode())
@@ -120,7 +133,7 @@ def weights_digest(model: Any) -> str:
 
 def _each(rope: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The rotary settings of every kind of layer."""
-    nested = [one for one in rope.values() if isinstance(one, dict)]
+    nested: list[Mapping[str, Any]] = [one for one in rope.values() if isinstance(one, dict)]
     return nested or [rope]
 
 

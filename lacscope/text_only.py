@@ -53,15 +53,16 @@ def language_model(hf_model: Any) -> Any | None:
     return found if _same_logits(hf_model, found) else None
 
 
-def _around(decoder: nn.Module, head: nn.Module) -> Any | None:
+def _around(decoder: Any, head: nn.Module) -> Any | None:
     """transformers' causal class for this very decoder, with the decoder and the head in their places."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     config: Any = decoder.config
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) not in classes:
         return None
     with torch.device("meta"):
-        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](copy.deepcopy(config))
+        model = classes[type(config)](copy.deepcopy(config))
     name = model.base_model_prefix
     if type(getattr(model, name, None)) is not type(decoder):
         return None
@@ -71,7 +72,7 @@ def _around(decoder: nn.Module, head: nn.Module) -> Any | None:
     return model
 
 
-def _rebuilt(decoder: nn.Module, head: nn.Module) -> Any | None:
+def _rebuilt(decoder: Any, head: nn.Module) -> Any | None:
     """The causal model that computes the same on text, over the decoder's weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 

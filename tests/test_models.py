@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import lacscope
-from lacscope import models
+from lacscope import converted, models
 from lacscope.checks import UnsupportedModelError, check_blocks, check_stream
 from lacscope.facts import model_cost, weights_digest
 from lacscope.models import ModelLoadError
@@ -189,11 +189,11 @@ def test_not_a_transformer_lens_model():
 def test_cache_folder_order(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LACSCOPE_CACHE", "/a")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
-    assert models.cache_folder() == Path("/a")
+    assert converted.cache_folder() == Path("/a")
     monkeypatch.delenv("LACSCOPE_CACHE")
-    assert models.cache_folder() == Path("/b/lacscope")
+    assert converted.cache_folder() == Path("/b/lacscope")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert models.cache_folder() == Path.home() / ".cache" / "lacscope"
+    assert converted.cache_folder() == Path.home() / ".cache" / "lacscope"
 
 
 @pytest.fixture
@@ -211,11 +211,11 @@ def test_converted_once_and_again_when_the_file_changes(gguf: Path, monkeypatch:
         calls.append(source.read_bytes())
         (folder / "config.json").write_bytes(source.read_bytes())
 
-    monkeypatch.setattr(models, "_convert", convert)
-    first = models._converted(gguf)
-    assert models._converted(gguf) == first
+    monkeypatch.setattr(converted, "convert", convert)
+    first = converted.converted(gguf)
+    assert converted.converted(gguf) == first
     gguf.write_bytes(b"other weights")
-    second = models._converted(gguf)
+    second = converted.converted(gguf)
     assert second != first
     assert (second / "config.json").read_bytes() == b"other weights"
     assert len(calls) == 2
@@ -231,19 +231,19 @@ def test_the_first_of_two_converters_wins_and_nothing_is_left(gguf: Path, monkey
     def target(folder: Path) -> Path:
         return folder.parent / folder.name.removeprefix(".").removesuffix(".partial").rsplit(".", 1)[0]
 
-    monkeypatch.setattr(models, "_convert", convert)
-    converted = models._converted(gguf)
-    assert (converted / "config.json").read_text() == "the other process's"
-    assert [path.name for path in converted.parent.iterdir()] == [converted.name]
+    monkeypatch.setattr(converted, "convert", convert)
+    kept = converted.converted(gguf)
+    assert (kept / "config.json").read_text() == "the other process's"
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
 
 def test_no_space_for_the_converted_weights(gguf: Path, monkeypatch: pytest.MonkeyPatch):
     def full(source: Path, folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(models, "_convert", full)
+    monkeypatch.setattr(converted, "convert", full)
     with pytest.raises(ModelLoadError, match=r"could not keep the converted weights.*No space left.*LACSCOPE_CACHE"):
-        models._converted(gguf)
+        converted.converted(gguf)
     assert not list((gguf.parent / "cache").iterdir())
 
 

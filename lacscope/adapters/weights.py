@@ -221,7 +221,7 @@ def keep_unpacked(root: nn.Module) -> None:
     """
     for module in root.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.__dict__["support_avx512bf16_for_cpu"] = False
 
 
 def in_subclasses(root: nn.Module) -> bool:
@@ -231,7 +231,7 @@ def in_subclasses(root: nn.Module) -> bool:
 
 def quantised_as(module: nn.Module) -> str | None:
     """How a module's matrix is quantised, in a word or two; None where it is not."""
-    weight = module._parameters.get("weight")
+    weight: Any = module._parameters.get("weight")
     if weight is not None and getattr(weight, "quant_state", None) is not None:
         return f"bitsandbytes {weight.quant_state.quant_type}"
     if weight is not None and is_subclass(weight):
