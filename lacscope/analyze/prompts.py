@@ -1,6 +1,7 @@
 """What an analysis reads: questions of a benchmark with their right answers, or passages of a text file."""
 
 import gzip
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,10 +157,9 @@ def text_prompts(model: Any, path: Path, *, limit: int | None, max_tokens: int |
     """Long paragraphs of a text file (plain or gzip), a seeded sample, cut to ``max_tokens``.
 
     Raises:
-        PromptsError: no paragraph is long enough.
+        PromptsError: no paragraph is long enough, or the file is no text.
     """
-    raw = path.read_bytes()
-    lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8").splitlines()
+    lines = _text_of(path).splitlines()
     paragraphs = [line.strip() for line in lines if len(line.strip()) >= LONG_PASSAGE]
     if not paragraphs:
         raise PromptsError(f"{path} has no line of {LONG_PASSAGE} characters or more; each such line is a passage.")
@@ -169,3 +169,13 @@ def text_prompts(model: Any, path: Path, *, limit: int | None, max_tokens: int |
         inputs.append(tuple(ids[:max_tokens]))
     cut = "" if max_tokens is None else f", first {max_tokens} tokens of a passage"
     return Prompts(path.name.removesuffix(".gz") + cut, tuple(inputs), max_tokens=max_tokens, prompt_format=RAW_TEXT)
+
+
+def _text_of(path: Path) -> str:
+    raw = path.read_bytes()
+    try:
+        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise PromptsError(f"{path} cannot be unpacked ({error}): it is damaged, or no gzip file.") from error
+    except UnicodeDecodeError as error:
+        raise PromptsError(f"{path} is no UTF-8 text: byte {error.start} is of another encoding.") from error

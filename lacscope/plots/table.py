@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lacscope.plots.marks import SUMMARY_MAKER, require_columns
+from lacscope.shown import markdown
 
 _KEYS = ["model", "task", "style", "scoring", "effect", "rule", "alpha", "protect"]
 _USAGE = ["usage_prefill", "usage_prefill_by_sample", "usage_decode", "usage_decode_by_sample"]
@@ -92,7 +93,7 @@ def to_markdown(table: pd.DataFrame) -> str:
     """
     columns = [column for column in table.columns if column not in _FOLDED]
     right = ["---:" if pd.api.types.is_numeric_dtype(table[column]) else "---" for column in columns]
-    lines = [_line(_HEADINGS.get(column, column) for column in columns), f"|{'|'.join(right)}|"]
+    lines = [_line(markdown(_HEADINGS.get(column, column)) for column in columns), f"|{'|'.join(right)}|"]
     return "\n".join([*lines, *(_line(_cell(row, column) for column in columns) for _, row in table.iterrows())])
 
 
@@ -117,7 +118,7 @@ def _cell(row: pd.Series, column: str) -> str:
     if column == "difference":
         return _difference(row)
     if isinstance(value, str):
-        return value.replace("|", "\\|").replace("\n", " ")
+        return markdown(value)
     if pd.isna(value):
         return _MISSING
     if column == "detectable":
@@ -129,7 +130,7 @@ def _cell(row: pd.Series, column: str) -> str:
 
 def _difference(row: pd.Series) -> str:
     if row.get("identical", ""):
-        return f"identical {row['identical']}"
+        return f"identical {markdown(row['identical'])}"
     if pd.isna(row["difference"]):
         return _MISSING
     low, high = row.get("difference low", np.nan), row.get("difference high", np.nan)
