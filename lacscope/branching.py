@@ -123,8 +123,9 @@ class _BranchingBatch:
         kept = going.nonzero().flatten()
         self.going, self.rule = self.going[kept], self.rule[kept]
         self.sampler.select(kept.tolist())
-        branches, self.row = torch.stack([self.row[kept], sampled[kept]], dim=1).unique(dim=0, return_inverse=True)
-        parents, tokens = branches.unbind(dim=1)
+        # A row and the token that it reads as one number: Apple's GPUs know the unique numbers of a list alone.
+        branches, self.row = (self.row[kept] * self.adapter.vocab_size + sampled[kept]).unique(return_inverse=True)
+        parents, tokens = branches // self.adapter.vocab_size, branches % self.adapter.vocab_size
         if parents.tolist() != list(range(len(self.mask))):
             self._select_rows(parents)
         self.session.readouts = Readouts(self.row, self.rule)

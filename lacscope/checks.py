@@ -10,7 +10,7 @@ from lacscope.adapters import Adapter, adapt, registered, self_check
 from lacscope.adapters import UnsupportedModelError as UnsupportedModelError
 from lacscope.adapters.stream import StreamReport as StreamReport
 from lacscope.adapters.stream import check_stream as check_stream
-from lacscope.adapters.stream import nearly_equal
+from lacscope.adapters.rounding import nearly_equal
 from lacscope.adapters.stream import require_sublayers as require_sublayers
 from lacscope.adapters.weights import quantised_as
 

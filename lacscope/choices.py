@@ -114,9 +114,10 @@ def _answers(batch: Batch, logits: Float[Tensor, "row read vocab"]) -> tuple[np.
     chosen = torch.log_softmax(before, dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     place = torch.arange(longest, device=tokens.device)
     answer = place >= longest - batch.answer_lengths.unsqueeze(-1)
-    summed = torch.where(answer, chosen, 0.0).double().sum(-1)
+    # float64 on the CPU: Apple's GPUs have none.
+    summed = torch.where(answer, chosen, 0.0).cpu().double().sum(-1)
     top = (before.argmax(-1) == tokens) & answer
-    return summed.cpu().numpy(), top.sum(-1).cpu().numpy()
+    return summed.numpy(), top.sum(-1).cpu().numpy()
 
 
 def _score(

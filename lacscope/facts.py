@@ -8,11 +8,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from lacscope.adapters import Adapter, adapt
-from lacscope.adapters.weights import layer_of, multiplied, own_tensors, parts, persistent_buffers, present, quantised_as
+from lacscope.adapters import adapt
+from lacscope.adapters.weights import (
+    layer_of,
+    multiplied,
+    own_tensors,
+    parts,
+    persistent_buffers,
+    quantised_as,
+)
 
 
 def weight_processing(model: Any) -> str:
@@ -22,24 +27,12 @@ def weight_processing(model: Any) -> str:
     move by up to 11 % (measured). Folding alone moves none.
     """
     adapter = adapt(model)
-    embedding = _embedding(adapter)[:64].float()
+    embedding = adapter.embedding_rows(64).float()
     if bool(embedding.mean(-1).abs().max() < 1e-4 * embedding.abs().mean()):
         return "centred: residual norms differ from the raw model's"
     normalization = str(getattr(adapter.model.cfg, "normalization_type", "") or "")
     compatible = bool(getattr(adapter.model, "compatibility_mode", False))
     return "folded" if compatible or normalization.endswith("Pre") else "none"
-
-
-def _embedding(adapter: Adapter) -> Float[Tensor, "vocab d_model"]:
-    """The token embedding, fetched where it is offloaded."""
-    embedding: Tensor = adapter.model.W_E.detach()
-    if embedding.device.type != "meta":
-        return embedding
-    return next(
-        present(module, name, tensor)
-        for module, name, tensor in own_tensors(_root(adapter))
-        if tensor.shape == embedding.shape
-    )
 
 
 @dataclass(frozen=True)

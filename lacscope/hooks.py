@@ -107,13 +107,18 @@ class HaltingSession:
             step=step,
             position=position,
             valid=now,
-            sample=None if now is None or self._stack else self._samples(now),
+            sample=self._samples(now) if self._asks_sample and now is not None and not self._stack else None,
             alone=all(len(point._forward_hooks) == 1 for point in self._residual_points),
             kept=None if self._stack else self.kept,
             readouts=None if self._stack else self.readouts,
             execution=execution_of(self.adapter.model),
         )
         self._stack.append((current, run, given, now))
+
+    @functools.cached_property
+    def _asks_sample(self) -> bool:
+        """The ids are made anew, on the model's device, in each pass: few rules ask for them."""
+        return any("sample" in needs_of(rule) for rule in self.program.rules)
 
     def _samples(self, now: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
         ids = range(len(now)) if self.sample_ids is None else self.sample_ids

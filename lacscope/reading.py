@@ -166,7 +166,8 @@ class Reading:
         predicted: Bool[Tensor, "going read"],
     ) -> None:
         if self.plan.logits == "all":
-            self._kept.append((going, logits.float().cpu()))
+            # Both on the CPU: a GPU's places pick nothing from what lies there.
+            self._kept.append((going.cpu(), logits.float().cpu()))
         if not self.plan.tokenwise:
             return
         logits = logits.float()

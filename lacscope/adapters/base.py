@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lacscope.adapters.evaluation import evaluating, random_in_training
+from lacscope.adapters.offloading import running_device
 from lacscope.adapters.passes import PassListener, unwatched
 
 TokenHook = Callable[..., Any]
@@ -35,11 +36,23 @@ class Adapter:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        """Where token ids go: where the first weights are, or run where accelerate lends them for each call."""
+        first = next(self.model.parameters()).device
+        return running_device(self.model, torch.device("cpu")) if first.type == "meta" else first
 
     @property
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
+
+    def embedding_rows(self, n: int) -> Float[Tensor, "row d_model"]:
+        """The embeddings of the first ``n`` tokens of the vocabulary."""
+        weights: Tensor = self.model.W_E.detach()
+        if weights.device.type != "meta":
+            return weights[:n]
+        # Offloaded weights are there while their module runs.
+        with torch.no_grad():
+            found: Tensor = self.model.embed.original_component(torch.arange(min(n, len(weights)), device=self.device))
+        return found
 
     @property
     def vocab_size(self) -> int:
@@ -167,17 +180,22 @@ class Adapter:
         That this is what the model does after its last block is for :func:`lacscope.checks.require_head` to find out.
         """
         flat = stream.reshape(1, -1, stream.shape[-1])
-        home = next(self.model.unembed.parameters()).device
-        with _hooks_off([*self.model.ln_final.modules(), *self.model.unembed.modules()]):
-            logits = self._after_head(self.model.unembed(self.model.ln_final(flat.to(home))))
+        norm, head = self.model.ln_final, self.model.unembed
+        with _hooks_off([*norm.modules(), *head.modules()]):
+            normed = norm(flat.to(self._home_of(norm)))
+            logits = self._after_head(head(normed.to(self._home_of(head))))
         return logits.reshape(*stream.shape[:-1], -1)
 
     def final_norm(self, stream: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token d_model"]:
         """The model's final norm on any stream; no hook fires, and ``logits_of`` holds for it too."""
-        flat = stream.reshape(1, -1, stream.shape[-1])
-        home = next(self.model.unembed.parameters()).device
-        with _hooks_off(list(self.model.ln_final.modules())):
-            return self.model.ln_final(flat.to(home)).reshape(stream.shape)
+        flat, norm = stream.reshape(1, -1, stream.shape[-1]), self.model.ln_final
+        with _hooks_off(list(norm.modules())):
+            return norm(flat.to(self._home_of(norm))).reshape(stream.shape)
+
+    def _home_of(self, module: nn.Module) -> torch.device:
+        """Where a module runs."""
+        device = next((tensor.device for tensor in module.parameters()), self.device)
+        return running_device(module, self.device) if device.type == "meta" else device
 
     def _after_head(self, logits: Float[Tensor, "batch pos vocab"]) -> Float[Tensor, "batch pos vocab"]:
         """What the model does to the head's logits: soft-capping, scaling."""

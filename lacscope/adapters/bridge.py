@@ -15,6 +15,7 @@ from lacscope.adapters import decode_state
 from lacscope.adapters.bare_twin import reference_of
 from lacscope.adapters.base import Adapter, UnsupportedModelError
 from lacscope.adapters.passes import PARTIAL_PASS, PartialPassError, PassInput, PassListener, around
+from lacscope.adapters.rounding import repeats
 
 NO_STATE = (
     "{} was asked for a cache and gave none back, so its next step would read a token as a prompt of its own. Generate "
@@ -56,7 +57,8 @@ class BridgeAdapter(Adapter):
     def _lean_is_exact(self) -> bool:
         """True where the blocks' own submodules give the bridged ones' logits, bit for bit; tried once a model.
 
-        Some bridged attentions (Falcon's) compute by themselves, and differ in the last bits.
+        Some bridged attentions (Falcon's) compute by themselves, and differ in the last bits. On a GPU rounding is let
+        pass: one kernel that adds in another order would choose the slow way for good.
         """
         if self.model not in _LEAN_IS_EXACT:
             ids = torch.arange(min(16, self.context_length or 16), device=self.device).unsqueeze(0) % self.vocab_size
@@ -65,7 +67,7 @@ class BridgeAdapter(Adapter):
                 bridged, _ = self.step(ids, mask, None, use_cache=False, keep=None)
                 with self._unhooked_blocks(), self._direct_blocks():
                     plain, _ = self.step(ids, mask, None, use_cache=False, keep=None)
-            _LEAN_IS_EXACT[self.model] = torch.equal(bridged, plain)
+            _LEAN_IS_EXACT[self.model] = repeats(bridged, plain)
         return _LEAN_IS_EXACT[self.model]
 
     def prefer_lean(self) -> None:

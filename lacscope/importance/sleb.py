@@ -192,7 +192,7 @@ def _without_each(
 
 def _loss(logits: Float[Tensor, "pos vocab"], tokens: Int[Tensor, " pos"]) -> float:
     log_probs = torch.log_softmax(logits[:-1].float(), dim=-1)
-    return -float(log_probs.gather(-1, tokens[1:].unsqueeze(-1)).double().mean())
+    return -float(log_probs.gather(-1, tokens[1:].unsqueeze(-1)).cpu().double().mean())
 
 
 def _dataset(

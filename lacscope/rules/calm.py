@@ -97,18 +97,27 @@ class CALM:
         self, view: LayerView, pass_state: dict[str, Any], run_state: dict[str, Any]
     ) -> Bool[Tensor, "batch pos"]:
         assert view.step is not None
-        # Of the tokens that cannot leave nothing is computed.
+        found = self._turned_by_last(view, pass_state) if self.confidence == "cosine" else None
+        if view.layer < self.min_layer or view.layer in self.scope.protected(view.n_layers):
+            return torch.zeros(view.shape, dtype=torch.bool, device=view.device)
         asked = self.scope.restrict(torch.ones(view.shape, dtype=torch.bool, device=view.device), view)
-        if self.confidence == "cosine":
-            found = self._turned_by_last(view, pass_state)
-        else:
-            found = torch.zeros(view.shape, device=view.device)
-        if view.layer < self.min_layer or not bool(asked.any()):
-            return torch.zeros_like(asked)
-        if self.confidence != "cosine":
-            found[asked] = _confidence(view, view.resid_pre[asked], margin=self.confidence == "softmax")
+        if found is None:
+            found = self._confidences(view, asked, pass_state)
         bar = self.bar(view.step.clamp(min=0).float())
         return asked & (found >= bar if self.schedule == "code" else found > bar)
+
+    def _confidences(
+        self, view: LayerView, asked: Bool[Tensor, "batch pos"], pass_state: dict[str, Any]
+    ) -> Float[Tensor, "batch pos"]:
+        """The confidence of the tokens that may leave; of the others nothing is computed, and it is 0."""
+        if "places" not in pass_state:
+            # Of all layers alike, and found once: a GPU that is asked where is waited for.
+            pass_state["places"] = asked.nonzero(as_tuple=True)
+        rows, columns = (place.to(view.device) for place in pass_state["places"])
+        found = torch.zeros(view.shape, device=view.device)
+        if len(rows):
+            found[rows, columns] = _confidence(view, view.resid_pre[rows, columns], margin=self.confidence == "softmax")
+        return found
 
     @staticmethod
     def _turned_by_last(view: LayerView, pass_state: dict[str, Any]) -> Float[Tensor, "batch pos"]:

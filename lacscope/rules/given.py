@@ -131,7 +131,7 @@ class GivenVoids:
                     "(tokens count from 0). Give a mask for all that is read, or generate less."
                 )
             void[:, row, real] = mask[:, positions[row, real]]
-        return torch.from_numpy(void)
+        return torch.from_numpy(void).to(view.device)
 
     def _of_sample(self, sample: int, n_layers: int) -> Bool[np.ndarray, "layer token"]:
         mask = self.masks.get(sample)

@@ -127,7 +127,7 @@ class SWIFT:
 
             def share_that_stays(chosen: Bool[np.ndarray, " sublayer"]) -> float:
                 with registered([(points[i], _zero) for i in np.flatnonzero(chosen)]):
-                    return float((_choices(adapter, rows) == full).double().mean())
+                    return int((_choices(adapter, rows) == full).sum()) / len(full)
 
             found = search_set(
                 share_that_stays,
