@@ -21,6 +21,7 @@ from lacscope.adapters import Adapter, execution_of, known_self_check
 from lacscope.dataset import SampleTrace, build
 from lacscope.facts import model_attrs
 from lacscope.rules import HaltingRule, describe_rule
+from lacscope.token_text import special_ids, token_texts
 
 
 class NonFiniteStreamError(FloatingPointError):
@@ -297,9 +298,5 @@ def assemble(samples: Sequence[SampleTrace], adapter: Adapter, attrs: Mapping[st
     """Samples and attributes as a trace, with token texts from the model's tokenizer."""
     tokenizer = adapter.tokenizer
     ids = {int(i) for sample in samples for i in sample.token_id} - {-1}
-    texts: dict[int, str] = {}
-    special: Sequence[int] = ()
-    if tokenizer is not None:
-        special = tokenizer.all_special_ids
-        texts = {i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in sorted(ids)}
-    return build(samples, attrs, token_text=texts, special_ids=special, **options)
+    special = sorted(special_ids(tokenizer, ids))
+    return build(samples, attrs, token_text=token_texts(tokenizer, ids), special_ids=special, **options)

@@ -3,16 +3,18 @@
 import dataclasses
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lacscope.adapters import Adapter, execution_of
+from lacscope.arguments import did_you_mean, hook_pairs, listed, one_of, whole_number, whole_numbers
 from lacscope.branching import RuleKeepsStateError, run_branches
 from lacscope.checks import check_blocks, divides_rows, require_decode, require_one_run, rows_at_once
 from lacscope.dataset import MEASURES, TOKENWISE_MEASURES, SampleTrace
@@ -35,9 +37,10 @@ def trace(
     effect: Effect = "observe",
     max_new_tokens: int = 0,
     responses: Sequence[Any] | str | None = None,
-    fwd_hooks: Sequence[tuple[Any, Callable[..., Any]]] = (),
+    fwd_hooks: Sequence[tuple[Any, Callable[..., Any]]] | tuple[Any, Callable[..., Any]] = (),
     batch_size: int = 8,
-    attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | np.ndarray | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     temperature: float | int = 0.0,
     top_p: float | int = 1.0,
     seed: int | None = None,
@@ -51,7 +54,8 @@ def trace(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``, from :func:`lacscope.load_model` or your own.
-        inputs: str, list of str, one chat, list of chats, token ids, or an integer tensor [batch, pos].
+        inputs: str, list of str, one chat, list of chats, token ids, or an integer tensor [batch, pos]; also as
+            numpy arrays or pandas columns.
         rule: decides the voids; a list of rules gives the result a leading dimension ``rule``. One pass observes
             them all. Under ``readout`` one prefill serves them all, and decode reads a token once for all rules
             that got there by the same tokens; one run a rule is needed where a rule writes to its ``run_state``,
@@ -62,10 +66,12 @@ def trace(
             generation config and of the tokenizer; the rest of the generation config is ignored.
         responses: given answers (text or token ids), read in the same pass as their prompts and labelled
             decode, instead of generating.
-        fwd_hooks: your own ``(name or filter, fn)`` hooks; they fire before ours.
+        fwd_hooks: your own ``(name or filter, fn)`` hooks, or one such pair; they fire before ours.
         batch_size: prompts per batch. Samples are batched by length and left-padded; the result does not
             depend on it beyond float32 rounding.
         attention_mask: True on the real tokens of a tensor of inputs.
+        chat_template_kwargs: options of the chat template, such as ``{"enable_thinking": False}``; they stand in the
+            trace's attributes.
         temperature, top_p, seed: 0 is greedy. Each sample has a generator of its own, seeded by
             (seed, sample id); without a seed one is drawn and stored in the trace.
         measures: any of ``attn_out_norm``, ``mlp_out_norm``, ``cos_pre_post``, ``threshold`` (per layer and
@@ -108,18 +114,20 @@ def trace(
     if isinstance(rule, (list, tuple)) and not rules:
         raise ValueError("rule=[] has no rule; pass rule=None to trace without one.")
     drawn = secrets.randbits(31) if seed is None and temperature > 0 else seed
-    sampler = Sampler(temperature, top_p, drawn or 0)
+    sampler = Sampler(temperature, top_p, 0 if drawn is None else drawn)
+    hooks = hook_pairs(fwd_hooks)
+    given_ids = None if sample_ids is None else whole_numbers("sample_ids", sample_ids, distinct=True)
 
-    prompts = read_inputs(adapter, inputs, attention_mask)
+    prompts = read_inputs(adapter, inputs, attention_mask, chat_template_kwargs=chat_template_kwargs)
     answers = None if responses is None else read_responses(adapter, responses, len(prompts))
     whole = prompts if answers is None else [p + a for p, a in zip(prompts, answers, strict=True)]
     check_lengths(adapter, whole, max_new_tokens)
-    ids = list(range(len(prompts))) if sample_ids is None else [int(i) for i in sample_ids]
+    ids = list(range(len(prompts))) if given_ids is None else given_ids
     if len(ids) != len(prompts):
         raise InputError(f"sample_ids has {len(ids)} entries for {len(prompts)} inputs.")
     if max_new_tokens > 1:
         require_decode(adapter)
-    _check_hook_names(adapter, fwd_hooks)
+    _check_hook_names(adapter, hooks)
     if "threshold" in measures:
         _refuse_skipped_history(adapter)
 
@@ -130,8 +138,10 @@ def trace(
         "top_p": float(top_p),
         "seed": drawn,
         "batch_size": batch_size,
-        "n_fwd_hooks": len(fwd_hooks),
+        "n_fwd_hooks": len(hooks),
     }
+    if chat_template_kwargs:
+        attrs["chat_template_kwargs"] = json.dumps(dict(chat_template_kwargs), sort_keys=True, default=str)
     plan = Plan(
         make_program(adapter, rules, effect, sorted(set(measures) - set(TOKENWISE_MEASURES))),
         max_new_tokens,
@@ -151,7 +161,7 @@ def trace(
             sample_ids=ids,
             rules=[describe_rule(one) for one in group],
         )
-        for group, samples in _run_rules(adapter, plan, batches, sampler, list(fwd_hooks), progress)
+        for group, samples in _run_rules(adapter, plan, batches, sampler, hooks, progress)
     ]
     if not isinstance(rule, (list, tuple)):
         return traces[0]
@@ -171,21 +181,20 @@ def check_options(
     top_p: float = 1.0,
 ) -> None:
     """Raise ValueError, in words, for an option of :func:`trace` that no model could serve."""
-    if effect not in EFFECTS:
-        raise ValueError(f"unknown effect {effect!r}; choose one of {', '.join(map(repr, EFFECTS))}.")
+    one_of("effect", effect, EFFECTS)
     if logits not in ("none", "last", "all"):
         raise ValueError(f"logits must be 'none', 'last' or 'all', got {logits!r}.")
     if tokenwise not in ("all", "response"):
         raise ValueError(f"tokenwise must be 'all' or 'response' (the tokens measured), got {tokenwise!r}.")
     if isinstance(measures, str):
         raise ValueError(f"measures must be a list of names, got the string {measures!r}; write [{measures!r}].")
-    unknown = sorted(set(measures) - set(MEASURES))
+    unknown = sorted(map(str, set(listed("measures", measures, "names")) - set(MEASURES)))
     if unknown:
-        raise ValueError(f"unknown measure {unknown[0]!r}; choose from {', '.join(MEASURES)}.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens must be 0 or more, got {max_new_tokens}.")
+        raise ValueError(
+            f"unknown measure {unknown[0]!r}; choose from {', '.join(MEASURES)}.{did_you_mean(unknown[0], MEASURES)}"
+        )
+    whole_number("batch_size", batch_size, least=1)
+    whole_number("max_new_tokens", max_new_tokens)
     if responses is not None and max_new_tokens:
         raise ValueError("responses= gives the answers, max_new_tokens= generates them: pass one of the two.")
     Sampler(temperature, top_p)

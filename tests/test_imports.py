@@ -17,7 +17,8 @@ PACKAGE = Path(lacscope.__file__).parent
 # A module imports from groups to its left, and within its own group. What is not named here is a front end
 # (plots, report, cli, demo, testing): it may import anything, and none of these may import it.
 ORDER = (
-    ("atomic", "sealed", "withheld", "dataset", "stacking", "thresholds", "sampling", "rules", "adapters"),
+    ("arguments", "atomic", "sealed", "text_files", "token_text"),
+    ("withheld", "dataset", "stacking", "thresholds", "sampling", "rules", "adapters"),
     ("checks", "facts"),
     ("load_errors", "gguf_metadata", "converted", "text_only", "twin", "models"),
     ("recorder",),
@@ -36,7 +37,8 @@ ORDER = (
 RANK = {module: rank for rank, group in enumerate(ORDER) for module in group}
 FRONT_END = len(ORDER)
 NO_TORCH = (
-    *("atomic", "sealed", "withheld", "dataset", "stacking", "thresholds", "presets", "analyses", "plots", "tasks"),
+    *("arguments", "atomic", "sealed", "text_files", "token_text"),
+    *("withheld", "dataset", "stacking", "thresholds", "presets", "analyses", "plots", "tasks"),
 )
 
 
@@ -179,8 +181,10 @@ def test_every_public_name_has_a_docstring() -> None:
 
 def documented() -> list[str]:
     light = (
+        "arguments",
         "rules",
         "plans",
+        "tasks",
         "residuals",
         "presets",
         "analyses",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from lacscope.tasks.answers import parse_number
 from lacscope.tasks.base import HubSource, Question, Row, check_request, numbered
-from lacscope.tasks.fields import FieldError, id_of, text_of
+from lacscope.tasks.fields import FieldError, code_of, id_of, text_of
 
 CSORDAS = "csordas"
 INSTRUCTION = "Think step by step. End with a line that has #### and then the answer as a number."
@@ -44,7 +44,7 @@ class Gsm8k:
         """Fields id, question, solution (without its last line), answer (a number), as_given (that, as published)."""
         name = "solution" if "solution" in raw else "answer"
         steps, mark, last = text_of(raw, name).partition("####")
-        answer = parse_number(last if mark else text_of(raw, "answer"))
+        answer = parse_number(last if mark else code_of(raw, "answer"))
         if answer is None or not steps.strip() or (name == "answer" and not mark):
             raise FieldError(f"field {name!r} is not a solution that ends in '#### ' and a number")
         return {
