@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lacscope.adapters import Adapter, adapt, registered, self_check
 from lacscope.adapters import UnsupportedModelError as UnsupportedModelError
+from lacscope.adapters.rounding import nearly_equal
 from lacscope.adapters.stream import StreamReport as StreamReport
 from lacscope.adapters.stream import check_stream as check_stream
-from lacscope.adapters.rounding import nearly_equal
 from lacscope.adapters.stream import require_sublayers as require_sublayers
 from lacscope.adapters.weights import quantised_as
 
