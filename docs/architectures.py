@@ -31,6 +31,8 @@ from torch import nn
 
 import lacscope
 from lacscope.adapters import build_bridge
+from lacscope.checks import check_blocks
+from lacscope.dataset import installed_versions
 
 HERE = Path(__file__).parent
 PROMPTS = [[5, 17, 60, 9, 33, 71, 8, 20, 44], [44, 3, 90, 51]]
@@ -38,6 +40,7 @@ NEW_TOKENS = 4
 TOLERANCE = 1e-4
 EXACT = "exact"
 WITHOUT_EMBEDDING = ("falcon_mamba", "mamba", "mamba2", "rwkv")  # whose hidden states begin after the first block
+VERSIONS = {"transformers": "transformers", "transformer_lens": "transformer-lens"}
 COLUMNS = ("read", "decode", "padded", "bypass", "readout", "sublayers", "plans")
 
 
@@ -84,6 +87,8 @@ def _judged(judge: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def _judge_bridge(plain: Any, kind: str, hooks: str) -> dict[str, Any]:
     model = build_bridge(copy.deepcopy(plain), None, name=kind, residual_only=hooks == "residual")
+    if hooks == "full":
+        check_blocks(model)  # trace would help itself to the lean path
     found = {"read": _judge_reading(plain, model)}
     columns = {
         "decode": _judge_decode,
@@ -353,10 +358,7 @@ def main() -> int:
         table["kinds"][kind] = row = judge(kind)
         sys.stdout.write(f"{kind}: {row['outcome']} {row.get('reason', '')}"[:200] + "\n")
         sys.stdout.flush()
-    table["versions"] = {
-        "transformers": transformers.__version__,
-        "transformer_lens": lacscope.dataset.installed_versions()["transformer-lens"],
-    }
+    table["versions"] = {ours: installed_versions()[theirs] for ours, theirs in VERSIONS.items()}
     table["kinds"] = dict(sorted(table["kinds"].items()))
     options.out.write_text(json.dumps(table, indent=1) + "\n")
     options.out.with_suffix(".md").write_text(page(table))

@@ -58,6 +58,8 @@ SIZES: dict[str, Any] = {
 
 # What else a tiny one of this kind needs; None takes a size away.
 MORE: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2},
     "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"] * 2, "rope_parameters": None},
     "dots3_note_text": {"num_key_value_heads": 4},
     "falcon_h1": {"mamba_d_ssm": 64},
@@ -127,13 +129,26 @@ OTHER: dict[str, str] = {
 }
 
 
+# Kinds of which another configuration is another architecture.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert, bidirectional": ("bert", {"is_decoder": False}),
+    "bloom, residual after its norm": ("bloom", {"apply_residual_connection_post_layernorm": True}),
+    "falcon, ALiBi": ("falcon", {"alibi": True}),
+    "falcon, new decoder": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon, sequential": ("falcon", {"parallel_attn": False}),
+    "gpt_bigcode, many heads of keys": ("gpt_bigcode", {"multi_query": False}),
+    "gpt_neox, sequential": ("gpt_neox", {"use_parallel_residual": False}),
+    "stablelm, parallel": ("stablelm", {"use_parallel_residual": True}),
+}
+
+
 class CannotBuildError(RuntimeError):
     """transformers builds no tiny model of this kind; the message says why."""
 
 
 def kinds() -> list[str]:
-    """The model types that transformers has a causal language model of."""
-    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    """The model types that transformers has a causal language model of, and variants of some."""
+    return sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS])
 
 
 def build(kind: str, seed: int = 0) -> Any:
@@ -167,6 +182,7 @@ def build(kind: str, seed: int = 0) -> Any:
 
 
 def _config(kind: str) -> Any:
+    kind, variant = VARIANTS.get(kind, (kind, {}))
     kind_of_config = CONFIG_MAPPING[kind]
     names = set(getattr(kind_of_config, "attribute_map", {}))
     for each in kind_of_config.__mro__:
@@ -183,7 +199,7 @@ def _config(kind: str) -> Any:
     }
     if "kv_lora_rank" in sizes:
         sizes["num_key_value_heads"] = 4  # latent attention has keys and values of every head
-    return kind_of_config(**sizes | MORE.get(kind, {}))
+    return kind_of_config(**sizes | MORE.get(kind, {}) | variant)
 
 
 @torch.no_grad()

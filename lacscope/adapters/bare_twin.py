@@ -57,7 +57,7 @@ def _bare(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
         twin = made[id(module)] = copy.copy(module)
         for name in _HOOKS:
             vars(twin)[name] = OrderedDict()
-        forward = vars(twin).get("forward")
+        forward: Any = vars(twin).get("forward")
         if _is_of("transformer_lens.", forward):
             del vars(twin)["forward"]  # the bridge's way through the layer, on the bridge's parts
         elif getattr(forward, "__self__", None) is module:

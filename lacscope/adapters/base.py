@@ -129,6 +129,10 @@ class Adapter:
         """The wrapped model's own logits, by what no bridge has touched; or None, and why there is no such thing."""
         return None, "there is no other model to compare with"
 
+    def give_positions(self, given: bool) -> bool:
+        """From now on tell cached steps where their tokens stand, or not; False where the model does not take it."""
+        return False
+
     def prefer_lean(self) -> None:
         """Have :meth:`lean` take the lean path whether or not it equals the other."""
 

@@ -17,6 +17,11 @@ from lacscope.adapters.base import Adapter, UnsupportedModelError
 from lacscope.adapters.passes import PARTIAL_PASS, PartialPassError, PassInput, PassListener, around
 from lacscope.adapters.rounding import repeats
 
+_NEEDS_POSITIONS: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
+NO_POSITIONS = (
+    "{} reads a cached token as if it stood at the beginning unless it is told where it stands, and this call does not "
+    "say (position_ids). Generate with lacscope.trace, or with transformers' own model.original_model.generate."
+)
 NO_STATE = (
     "{} was asked for a cache and gave none back, so its next step would read a token as a prompt of its own. Generate "
     "with lacscope.trace, or without a cache (use_past_kv_cache=False)."
@@ -72,6 +77,11 @@ class BridgeAdapter(Adapter):
 
     def prefer_lean(self) -> None:
         _LEAN_IS_EXACT[self.model] = True
+
+    def give_positions(self, given: bool) -> bool:
+        accepted = "position_ids" in inspect.signature(self.model.original_model.forward).parameters
+        _NEEDS_POSITIONS[self.model] = given and accepted
+        return accepted
 
     def modules(self) -> Iterator[nn.Module]:
         # The bridge does not list the wrapped model among its modules, nor that model what a component wraps.
@@ -171,6 +181,8 @@ class BridgeAdapter(Adapter):
             listener.open_pass(given)
             state, completed = None, False
             try:
+                if given.past_length and _NEEDS_POSITIONS.get(self.model) and kwargs.get("position_ids") is None:
+                    raise UnsupportedModelError(NO_POSITIONS.format(self.name))
                 output = forward(*args, **kwargs)
                 state = decode_state.state_of(kwargs, output)
                 if state is None and kwargs.get("use_cache") and not self.model.original_model.training:
@@ -200,6 +212,8 @@ class BridgeAdapter(Adapter):
         if self._has_usual_state:
             if cache is not None:
                 extra["past_key_values"] = cache
+                if _NEEDS_POSITIONS.get(self.model):
+                    extra["position_ids"] = (mask.long().cumsum(-1) - 1)[:, -tokens.shape[1] :]
             logits, cache = self.model(
                 tokens, attention_mask=mask.long(), return_type="logits_and_cache", use_cache=use_cache, **extra
             )

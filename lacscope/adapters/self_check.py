@@ -156,20 +156,28 @@ class _Check:
         return EQUAL if off <= self.tolerance else f"logits off by {off:.1%}"
 
     def _passes_of_a_sequence(self, whole: Float[Tensor, "pos vocab"]) -> tuple[str, str, str]:
-        """What is found of ``causal``, ``decode`` and ``padding``: three passes where all is well."""
+        """What is found of ``causal``, ``decode`` and ``padding``: six short passes where all is well."""
         n = len(whole)
         if n < 6:
             why = f"{UNKNOWN}: a context of {n} tokens"
             return why, why, why
         short = n // 2 + 1
-        together, failure = _tried(lambda: self._sequence(whole, [n, short]))
-        if together == EQUAL:
+        # Apart: what is derived from pads (positions) may be missing where there are none.
+        decode = self._decode(whole)
+        padding, failure = _tried(lambda: self._sequence(whole, [n, short]))
+        if decode == padding == EQUAL:
             return EQUAL, EQUAL, EQUAL
         first = self.ids[:, :short]
         alone, _ = self._step(first, torch.ones_like(first).bool(), None, use_cache=False)
-        causal = self._compared([(alone[0], whole[:short])])
-        decode, failure = _tried(lambda: self._sequence(whole, [n]))
-        return causal, decode or failure, together or failure
+        return self._compared([(alone[0], whole[:short])]), decode, padding or failure
+
+    def _decode(self, whole: Float[Tensor, "pos vocab"]) -> str:
+        found, failure = _tried(lambda: self._sequence(whole, [len(whole)]))
+        if found == EQUAL or not self.adapter.give_positions(True):
+            return found or failure
+        placed, _ = _tried(lambda: self._sequence(whole, [len(whole)]))
+        self.adapter.give_positions(placed == EQUAL)
+        return placed if placed == EQUAL else found or failure
 
     def _sequence(self, whole: Float[Tensor, "pos vocab"], lengths: list[int]) -> str:
         """Rows of the prompt's first so many tokens, left-padded, the last two of them read with a cache."""
