@@ -12,7 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lacscope.adapters import Adapter, adapt
-from lacscope.adapters.weights import layer_of, multiplied, own_tensors, parts, persistent_buffers, present, quantised_as
+from lacscope.adapters.weights import (
+    layer_of,
+    multiplied,
+    own_tensors,
+    parts,
+    persistent_buffers,
+    present,
+    quantised_as,
+)
 
 
 def weight_processing(model: Any) -> str:

@@ -8,13 +8,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from gguf_files import VOCABULARY, rotated, write_gguf
 
 import lacscope
 from lacscope.adapters import adapt
 from lacscope.facts import quantization, weights_digest
 from lacscope.models import ModelLoadError
 from lacscope.testing import tiny_transformers_model
-from gguf_files import VOCABULARY, rotated, write_gguf
 
 IDS = torch.arange(5, 105).unsqueeze(0)
 BASE = 10000.0
