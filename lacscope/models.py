@@ -108,7 +108,7 @@ def load_model(
     hf_model.eval()
     keep_unpacked(hf_model)
     with _readable_again(tokenizer) as given:
-        return _bridge(hf_model, given or found, label, residual_only=hooks == "residual")
+        return _bridge(hf_model, found if given is None else given, label, residual_only=hooks == "residual")
 
 
 @contextmanager
