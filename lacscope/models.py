@@ -3,6 +3,7 @@
 import copy
 import difflib
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -94,7 +95,6 @@ def load_model(
         }
         place = None if device_map is not None else _resolve_device(device, torch_dtype)
         hf_model, found = _read(folder, label, weights, place, trust_remote_code)
-        tokenizer = found if tokenizer is None else tokenizer
     else:
         if quantization_config is not None or device_map is not None:
             raise ValueError(
@@ -102,12 +102,31 @@ def load_model(
                 f"the {type(name).__name__} given has its weights already."
             )
         place = None if device is None else _resolve_device(device, torch_dtype)
-        hf_model, label = _twin_of(name, place, torch_dtype)
+        (hf_model, label), found = _twin_of(name, place, torch_dtype), None
         if attn_implementation is not None:
             hf_model.set_attn_implementation(attn_implementation)
     hf_model.eval()
     keep_unpacked(hf_model)
-    return _bridge(hf_model, tokenizer, label, residual_only=hooks == "residual")
+    with _readable_again(tokenizer) as given:
+        return _bridge(hf_model, found if given is None else given, label, residual_only=hooks == "residual")
+
+
+@contextmanager
+def _readable_again(tokenizer: Any) -> Iterator[Any]:
+    """The user's tokenizer as TransformerLens can read it once more, which it does to have BOS prepended.
+
+    It reads the folder or hub id that the tokenizer names: one made or changed in memory names none, or another one.
+    """
+    if tokenizer is None:
+        yield None
+        return
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory(prefix="lacscope-tokenizer-") as folder:
+        tokenizer.save_pretrained(folder)
+        again = AutoTokenizer.from_pretrained(folder)
+        again.padding_side = tokenizer.padding_side
+        yield again
 
 
 def _bridge(hf_model: Any, tokenizer: Any, label: str, *, residual_only: bool) -> Any:

@@ -146,7 +146,7 @@ def test_an_end_of_turn_that_the_template_writes_needs_no_key(written: Write):
     assert adapt(load(written(tiny()))).stop_ids() == {2}
 
 
-@pytest.mark.parametrize("end", ["<|end|>", "<｜end▁of｜>", "<|an end|>"])
+@pytest.mark.parametrize("end", ["<|end|>", "<\uff5cend\u2581of\uff5c>", "<|an end|>"])
 def test_control_tokens_are_special_under_their_own_ids(written: Write, end: str):
     special = ("<pad>", "<s>", "</s>", end, "<|user|>")
     tokenizer = load(written(tiny(), special=special)).tokenizer

@@ -235,7 +235,8 @@ def quantised_as(module: nn.Module) -> str | None:
     if weight is not None and getattr(weight, "quant_state", None) is not None:
         return f"bitsandbytes {weight.quant_state.quant_type}"
     if weight is not None and is_subclass(weight):
-        return f"{type(weight).__module__.partition('.')[0]} {type(weight).__name__}"
+        package = type(weight).__module__.removeprefix("optimum.").partition(".")[0]
+        return f"{package} {type(weight).__name__}"
     if weight is not None and int8_scales(module, "weight") is not None:
         return "bitsandbytes int8"
     if _packed(module) or (
