@@ -37,6 +37,7 @@ RANK = {module: rank for rank, group in enumerate(ORDER) for module in group}
 FRONT_END = len(ORDER)
 NO_TORCH = (
     *("atomic", "sealed", "withheld", "dataset", "stacking", "thresholds", "presets", "analyses", "plots", "tasks"),
+    "shown",
 )
 
 
