@@ -13,7 +13,7 @@ import pandas as pd
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 # An underscore inside a word emphasises nothing.
 _MARKDOWN = re.compile(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = ("=", "+", "-", "@")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)", re.IGNORECASE)
 
 
@@ -83,7 +83,8 @@ def csv(table: pd.DataFrame) -> bytes:
 
 
 def _guarded(value: object) -> object:
-    """A text that a spreadsheet would run, with an apostrophe before it; numbers written as text stay."""
-    if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) and not _NUMBER.fullmatch(value):
-        return f"'{value}"
-    return value
+    """A text without controls, and with an apostrophe where a spreadsheet would run it; numbers in words stay."""
+    if not isinstance(value, str):
+        return value
+    shown = plain(value, lines=True)
+    return f"'{shown}" if shown.lstrip(" \n").startswith(_FORMULA) and not _NUMBER.fullmatch(shown) else shown

@@ -37,7 +37,7 @@ ORDER = (
 RANK = {module: rank for rank, group in enumerate(ORDER) for module in group}
 FRONT_END = len(ORDER)
 NO_TORCH = (
-    *("arguments", "atomic", "sealed", "text_files", "token_text"),
+    *("arguments", "atomic", "sealed", "text_files", "token_text", "shown"),
     *("withheld", "dataset", "stacking", "thresholds", "presets", "analyses", "plots", "tasks"),
 )
 

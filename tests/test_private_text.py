@@ -42,6 +42,7 @@ OTHERS = (
     "user",
 )
 FIRST = 40
+MODEL = "m [b] $\\frac{ |<i>"
 
 
 def rows() -> list[dict[str, Any]]:
@@ -55,7 +56,7 @@ def rows() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny model ``m``, whose tokenizer has a token for each marked word, and ``g.jsonl``."""
+    """A folder with a tiny model, whose tokenizer has a token for each marked word, and ``g.jsonl``."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -71,8 +72,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     made.chat_template = "{{ bos_token }}{% for m in messages %} user {{ m['content'] }} {{ eos_token }}{% endfor %} "
     folder = tmp_path_factory.mktemp("private")
-    made.save_pretrained(folder / "m")
-    tiny_transformers_model("llama").save_pretrained(folder / "m")
+    made.save_pretrained(folder / MODEL)
+    tiny_transformers_model("llama").save_pretrained(folder / MODEL)
     (folder / "g.jsonl").write_text("\n".join(map(json.dumps, rows())))
     return folder
 
@@ -84,7 +85,10 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     save = Figure.savefig
 
     def saving(figure: Figure, *args: Any, **options: Any) -> None:
-        texts.extend(one.get_text() for one in figure.findobj(Text))
+        found = figure.findobj(Text)
+        texts.extend(one.get_text() for one in found)
+        # The model's name has a dollar sign before what is no formula.
+        assert not [one for one in found if "frac{" in one.get_text() and one.get_parse_math()]
         save(figure, *args, **options)
 
     monkeypatch.setattr(Figure, "savefig", saving)
@@ -146,7 +150,7 @@ def _are_ids(three: list[float]) -> bool:
 
 def analyze(home: Path, out: Path, *more: object) -> list[object]:
     files = ("--task", "gpqa", "--data", f"gpqa={home / 'g.jsonl'}")
-    return ["analyze", home / "m", *files, "--limit", 4, "--out", out, *more]
+    return ["analyze", home / MODEL, *files, "--limit", 4, "--out", out, *more]
 
 
 def test_maps_over_tokens_and_their_figures_hold_no_text(home: Path, run: Any, drawn: list[str], tmp_path: Path):
@@ -238,7 +242,7 @@ def test_a_reproduction_with_traces_and_its_report(home: Path, run: Any, drawn: 
         *("--task", "gpqa", "--data", f"gpqa={home / 'g.jsonl'}", "--out", tmp_path, "--keep-traces"),
         *("--generate-at", "0.8", "--max-new-tokens", "4", "--alphas", "0.1,0.8", "--control-seeds", "1"),
     )
-    for command in (("reproduce", "--model", home / "m", *words), ("report", tmp_path)):
+    for command in (("reproduce", "--model", home / MODEL, *words), ("report", tmp_path)):
         code, said = run(*command)
         assert code == 0, said
         assert quotes(said) == []
@@ -255,7 +259,7 @@ def test_a_reproduction_with_traces_and_its_report(home: Path, run: Any, drawn: 
 
 def test_a_trace_and_its_figures_without_text(home: Path, run: Any, drawn: list[str], tmp_path: Path):
     prompt, out = " ".join(WORDS[:3]), tmp_path / "t.nc"
-    words = ("trace", home / "m", "--prompt", prompt, "--max-new-tokens", 3, "--out", out)
+    words = ("trace", home / MODEL, "--prompt", prompt, "--max-new-tokens", 3, "--out", out)
     assert run(*words, "--no-text")[0] == 0
     assert run("plot", out, "--dpi", 40)[0] == 0
     assert list(leaks(tmp_path)) == []

@@ -26,6 +26,7 @@ from lacscope.dataset import model_named
 from lacscope.presets import result_attrs
 from lacscope.rules import Effect, L2AdaptiveComputation, describe_rule
 from lacscope.run import trace
+from lacscope.shown import plain
 from lacscope.stacking import join_traces
 
 EFFECTS: tuple[Effect, ...] = ("readout", "bypass")
@@ -115,8 +116,8 @@ def draw_groups(found: xr.Dataset) -> np.ndarray:
     for panels, row in zip(axes, rows, strict=True):
         plots.plot_usage_by_group(row, panels[:2])
         plots.plot_effects_by_group(row, panels[2])
-        panels[0].set_ylabel(textwrap.fill(row.attrs["grouped_by"], 20))
-    figure.suptitle(_title(found, 160), fontsize="small")
+        panels[0].set_ylabel(textwrap.fill(row.attrs["grouped_by"], 20), parse_math=False)
+    figure.suptitle(_title(found, 160), fontsize="small", parse_math=False)
     return axes
 
 
@@ -127,7 +128,7 @@ def draw_phases(found: xr.Dataset) -> np.ndarray:
     figure, axes = plt.subplots(len(numbers), 1, figsize=(8.0, 4.2 * len(numbers)), layout="constrained", squeeze=False)
     for ax, of in zip(axes[:, 0], numbers, strict=True):
         plots.plot_phase_control(table[table["of"] == of], ax=ax)
-    figure.suptitle(_title(found, 100), fontsize="small")
+    figure.suptitle(_title(found, 100), fontsize="small", parse_math=False)
     return axes
 
 
@@ -143,4 +144,4 @@ def _title(found: xr.Dataset, width: int) -> str:
         f"{attrs['positions']}; {attrs['aggregation']}; kl_: nats from the full model's next token",
         str(attrs.get("not_grouped", "")),
     )
-    return "\n".join(textwrap.fill(line, width) for line in lines if line)
+    return "\n".join(textwrap.fill(plain(line), width) for line in lines if line)
