@@ -120,7 +120,8 @@ def _from_text(adapter: Adapter, text: str, index: int) -> list[int]:
     _tokenizer(adapter, "text")
     if not text:
         raise InputError(f"prompt {index} is empty. Give at least one character, or token ids.")
-    return adapter.model.to_tokens(text, truncate=False)[0].tolist()
+    # Not moved to the model's weights: offloaded ones are on no device.
+    return adapter.model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
 
 
 def _from_chat(adapter: Adapter, chat: Chat, index: int) -> list[int]:
