@@ -46,7 +46,7 @@ def load_model(
         hooks: ``"full"`` for every TransformerLens hook point; ``"residual"`` for the block-level ones
             alone, at the speed of the plain model.
         device_map: how accelerate spreads a model that is larger than one device, ``"auto"`` or a mapping of
-            module names to devices; instead of ``device``. Several devices are tested emulated, layers on disk for real.
+            module names to devices; instead of ``device``. Tested on emulated devices, and with layers on disk.
         trust_remote_code: run code that comes with the model. Off.
         allow_pickle: read pickled weights, which can run code. Off: safetensors only.
 

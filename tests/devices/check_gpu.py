@@ -8,6 +8,7 @@ check; the JSON has them all, with the card, its driver, the versions and the co
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import subprocess
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from comparing import difference
 from layouts import TWO, bridged, on_cpu, spread
-from public_calls import CALLS, LAYERS
+from public_calls import CALLS, LAYERS, Call
 
 import lacscope
 from lacscope import L2AdaptiveComputation as LAC
