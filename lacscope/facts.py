@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from lacscope.adapters import adapt
 from lacscope.adapters.weights import (
@@ -27,7 +29,7 @@ def weight_processing(model: Any) -> str:
     move by up to 11 % (measured). Folding alone moves none.
     """
     adapter = adapt(model)
-    embedding = adapter.embedding_rows(64).float()
+    embedding: Float[Tensor, "vocab d_model"] = adapter.model.W_E.detach()[:64].float()
     if bool(embedding.mean(-1).abs().max() < 1e-4 * embedding.abs().mean()):
         return "centred: residual norms differ from the raw model's"
     normalization = str(getattr(adapter.model.cfg, "normalization_type", "") or "")

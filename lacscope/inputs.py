@@ -176,7 +176,8 @@ def _from_text(adapter: Adapter, text: str, index: int) -> list[int]:
     if not text:
         raise InputError(f"prompt {index} is empty. Give at least one character, or token ids.")
     _check_characters(text, f"prompt {index}")
-    ids: list[int] = adapter.model.to_tokens(text, truncate=False)[0].tolist()
+    # Not moved to the model's weights: offloaded ones are on no device.
+    ids: list[int] = adapter.model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
     bos = getattr(tokenizer, "bos_token_id", None)
     if bos is not None and ids[:2] == [bos, bos]:
         warnings.warn(

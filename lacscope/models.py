@@ -64,7 +64,7 @@ def load_model(
             quantise the weights while they are read. What the weights are quantised to stands in every trace's
             attribute ``quantization``.
         device_map: how accelerate spreads a model that is larger than one device, ``"auto"`` or a mapping of
-            module names to devices; instead of ``device``. Untested on several devices.
+            module names to devices; instead of ``device``. Tested on emulated devices, and with layers on disk.
         trust_remote_code: run code that comes with the model. Off.
         allow_pickle: read pickled weights, which can run code. Off: safetensors only.
 

@@ -44,16 +44,6 @@ class Adapter:
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
-    def embedding_rows(self, n: int) -> Float[Tensor, "row d_model"]:
-        """The embeddings of the first ``n`` tokens of the vocabulary."""
-        weights: Tensor = self.model.W_E.detach()
-        if weights.device.type != "meta":
-            return weights[:n]
-        # Offloaded weights are there while their module runs.
-        with torch.no_grad():
-            found: Tensor = self.model.embed.original_component(torch.arange(min(n, len(weights)), device=self.device))
-        return found
-
     @property
     def vocab_size(self) -> int:
         return int(self.model.cfg.d_vocab)

@@ -146,11 +146,15 @@ class SWIFT:
 def _token_ids(adapter: Adapter, data: Any) -> list[list[int]]:
     if isinstance(data, str) or not isinstance(data, Sequence) or len(data) == 0:
         raise ValueError(f"data must be a list of contexts, texts or lists of token ids; got {data!r:.80}.")
-    texts = [adapter.model.to_tokens(row, truncate=False)[0].tolist() if isinstance(row, str) else row for row in data]
+    texts = [_read_text(adapter, row) if isinstance(row, str) else row for row in data]
     rows = [[int(i) for i in row] for row in texts]
     if not all(rows):
         raise ValueError(f"context {[bool(row) for row in rows].index(False)} has no tokens.")
     return rows
+
+
+def _read_text(adapter: Adapter, text: str) -> list[int]:
+    return adapter.model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
 
 
 def _choices(adapter: Adapter, rows: list[list[int]]) -> Int[Tensor, " token"]:

@@ -96,8 +96,9 @@ def _tokenizer() -> Any:
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    special = ("<pad>", "<s>", "</s>", "<unk>")
-    words = Tokenizer(WordLevel({word: i for i, word in enumerate((*special, *WORDS))}, unk_token="<unk>"))
+    known = ["<pad>", "<s>", "</s>", "<unk>", *WORDS]
+    known += ["x" * i for i in range(1, 98 - len(known))]  # so that whatever the model generates is text
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(known)}, unk_token="<unk>"))
     words.pre_tokenizer = WhitespaceSplit()
     made = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"

@@ -36,13 +36,14 @@ QUESTIONS = [
 class Call:
     """What is called, and the public functions that it tries. ``full``: it needs every hook point.
 
-    ``not_pretend``: why pretend GPUs cannot run it. ``wall_clock``: names in its result that are times.
+    ``pretend``: on how many pretend GPUs it can be tried: of a backend written in Python torch differentiates on one
+    device alone, and forwards not at all. ``wall_clock``: names in its result that are times.
     """
 
     run: Callable[[Model], Any]
     covers: tuple[str, ...]
     full: bool = False
-    not_pretend: str = ""
+    pretend: int = 2
     wall_clock: tuple[str, ...] = ()
 
 
@@ -50,8 +51,8 @@ def _traced(full: bool = False, **options: Any) -> Call:
     return Call(lambda model: lacscope.trace(model, PROMPTS, **options), ("trace",), full)
 
 
-def _named(name: str, *given: Any, full: bool = False, not_pretend: str = "", **options: Any) -> Call:
-    return Call(lambda model: getattr(lacscope, name)(model, *given, **options), (name,), full, not_pretend)
+def _named(name: str, *given: Any, full: bool = False, pretend: int = 2, **options: Any) -> Call:
+    return Call(lambda model: getattr(lacscope, name)(model, *given, **options), (name,), full, pretend)
 
 
 def _planned(plan: Plan, **options: Any) -> Call:
@@ -265,13 +266,13 @@ CALLS: dict[str, Call] = {
         n_boot=10,
         n_permutations=10,
     ),
-    "integrated gradients": _named("integrated_gradients", [[1, 2, 3]], [[4, 5]], steps=4, full=True),
+    "integrated gradients": _named("integrated_gradients", [[1, 2, 3]], [[4, 5]], steps=4, full=True, pretend=1),
     "identity distance": _named(
         "identity_distance",
         [[1, 2, 3]],
         n_probes=2,
         full=True,
-        not_pretend="torch has no forward-mode derivatives of a backend written in Python",
+        pretend=0,
     ),
     "reproduce": Call(_reproduced, ("reproduce", "open_studies")),
     "LAC of attention": _traced(True, rule=LAC(0.2, "attn"), effect="bypass", max_new_tokens=3, logits="last"),

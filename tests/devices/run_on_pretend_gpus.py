@@ -23,15 +23,11 @@ from lacscope.rules import CALM, PromptDecided, Scope
 
 def run(layout: Layout) -> dict[str, Any]:
     """How far each call's result is from the CPU's, or the error."""
-    pretend = any(place.startswith("gpu") for place in layout.places.values())
-    wanted = {
-        name: call
-        for name, call in CALLS.items()
-        if (layout.full or not call.full) and not (pretend and call.not_pretend)
-    }
+    n_gpus = len({place for place in layout.places.values() if place.startswith("gpu")})
+    wanted = {name: call for name, call in CALLS.items() if (layout.full or not call.full) and n_gpus <= call.pretend}
     plain = on_cpu(layout.architecture, LAYERS, full=layout.full)
     expected = {name: _outcome(call, plain) for name, call in wanted.items()}
-    gpus = pretending(PretendGPUs(float64=layout.float64)) if pretend else nullcontext()
+    gpus = pretending(PretendGPUs(float64=layout.float64)) if n_gpus else nullcontext()
     with tempfile.TemporaryDirectory() as folder, gpus:
         placed = spread(layout.architecture, layout.places, full=layout.full, folder=folder)
         return {name: _compared(call, expected[name], placed) for name, call in wanted.items()}
