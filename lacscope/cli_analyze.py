@@ -7,7 +7,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lacscope.terminal import bar_of, files_by_task, quiet_libraries
+from lacscope.analyze.passages import read_passages
+from lacscope.arguments import one_of
+from lacscope.options import DTYPES
+from lacscope.tasks.registry import task as task_named
+from lacscope.terminal import bar_of, files_by_task, quiet_libraries, template_options
 
 console = Console(stderr=True)
 
@@ -33,7 +37,10 @@ def analyze_command(
         list[str] | None, typer.Option(help="TASK=FILE: a local JSONL, CSV or Parquet file instead of the hub.")
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(help="Instead of --task: a text file (plain or .gz), a passage a line.")
+        Path | None, typer.Option(help="Instead of --task: a text file (plain or .gz) of long lines or paragraphs.")
+    ] = None,
+    chat_template_kwargs: Annotated[
+        str | None, typer.Option(help="Options of the chat template, as JSON: '{\"enable_thinking\": false}'.")
     ] = None,
     limit: Annotated[int, typer.Option(help="Prompts to read of each, a seeded sample.", min=1)] = 10,
     max_tokens: Annotated[
@@ -57,6 +64,10 @@ def analyze_command(
     task = task or [one.split("=")[0] for one in data or () if text is None]
     if not listed:
         _check_prompts(task, text, data, max_tokens)
+        template = template_options(chat_template_kwargs)
+        one_of("dtype", dtype, DTYPES)
+        for name in task:
+            task_named(name)
     with bar_of("Importing torch and TransformerLens", console):
         from lacscope.adapters import adapt
         from lacscope.analyze.catalogue import CATALOGUE, named
@@ -67,7 +78,6 @@ def analyze_command(
         from lacscope.checks import UnsupportedModelError
         from lacscope.facts import weights_digest
         from lacscope.models import load_model
-        from lacscope.tasks.registry import task as task_named
     if listed:
         Console().print(_table(CATALOGUE))
         return
@@ -84,7 +94,7 @@ def analyze_command(
     if text is not None:
         prompts = text_prompts(loaded, text, limit=limit, max_tokens=max_tokens, seed=seed)
     else:
-        prompts = task_prompts(loaded, task, data=files, limit=limit, seed=seed)
+        prompts = task_prompts(loaded, task, data=files, limit=limit, seed=seed, chat_template_kwargs=template)
     for one in by_name:
         one.check(loaded, prompts)
     lacking = {one.name: missing for one in asked if (missing := one.missing(loaded, prompts))}
@@ -124,6 +134,7 @@ def _check_prompts(task: list[str] | None, text: Path | None, data: list[str] | 
         raise ValueError("--data names the file of a --task; a --text is the file itself.")
     if not text.is_file():
         raise FileNotFoundError(2, "there is no file", str(text))
+    read_passages(text)
 
 
 def _refuse_to_replace(others: dict[str, Any], folder: Path) -> None:

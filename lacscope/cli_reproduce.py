@@ -12,7 +12,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lacscope.terminal import bar_of, files_by_task, quiet_libraries
+from lacscope.arguments import did_you_mean, one_of
+from lacscope.options import DTYPES
+from lacscope.terminal import bar_of, files_by_task, quiet_libraries, template_options
 
 if TYPE_CHECKING:
     from lacscope.reproduction.settings import ReproductionSettings
@@ -71,6 +73,9 @@ def reproduce(
     no_text: Annotated[
         bool, typer.Option("--no-text", help="Keep no generated text: it may quote the benchmark's.")
     ] = False,
+    chat_template_kwargs: Annotated[
+        str | None, typer.Option(help="Options of the chat template, as JSON: '{\"enable_thinking\": false}'.")
+    ] = None,
     keep_traces: Annotated[bool, typer.Option("--keep-traces", help="Also keep the traces of all tokens.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or float64.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu.")] = None,
@@ -93,7 +98,9 @@ def reproduce(
     from lacscope.tasks.registry import task as task_named
 
     if preset is not None and preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}.")
+        raise ValueError(
+            f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}.{did_you_mean(preset, PRESETS)}"
+        )
     base = PRESETS[preset] if preset is not None else None
     settings = _settings(
         base.settings if base is not None else ReproductionSettings(),
@@ -115,6 +122,7 @@ def reproduce(
         shard_size=shard_size,
         keep_text=False if no_text else None,
         keep_traces=keep_traces or None,
+        chat_template_kwargs=template_options(chat_template_kwargs) or None,
     )
     models = tuple(model or (base.models if base is not None else ()))
     tasks = tuple(task or (base.tasks if base is not None else ()))
@@ -122,7 +130,7 @@ def reproduce(
         raise ValueError("name a --model and a --task, or a --preset that has both.")
     asked = [task_named(name) for name in tasks]
     files, shot_files = files_by_task("--data", data, tasks), files_by_task("--shots-data", shots_data, tasks)
-    number_format = dtype or (base.dtype if base is not None else "float32")
+    number_format = one_of("dtype", dtype or (base.dtype if base is not None else "float32"), DTYPES)
     if preset == "paper" and not _fits(models, tasks, settings, number_format, whole=device_map is None):
         raise typer.Exit(3)
     questions = {

@@ -1,25 +1,22 @@
 """What an analysis reads: questions of a benchmark with their right answers, or passages of a text file."""
 
-import gzip
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lacscope.adapters import adapt
+from lacscope.analyze.passages import PromptsError as PromptsError
+from lacscope.analyze.passages import read_passages
 from lacscope.inputs import read_inputs, read_responses
-from lacscope.tasks.base import Question
+from lacscope.tasks.base import Question, asked_with
 from lacscope.tasks.data import read_rows
 from lacscope.tasks.registry import task as task_named
 from lacscope.tasks.selection import choose
 
 STYLE = "plain"  # which every task has; lettered options, such as ARC's other style, small models cannot read
 CALIBRATION = 4  # every fourth question is fitted on, and the others are answered
-LONG_PASSAGE = 400  # characters: shorter paragraphs of a text are headings and the like
-
-
-class PromptsError(ValueError):
-    """Data that give nothing to read; the message says what was given and what is possible."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,13 @@ def too_alike(model: Any, prompts: Prompts) -> str:
 
 
 def task_prompts(
-    model: Any, names: Sequence[str], *, data: Mapping[str, Path], limit: int | None, seed: int = 0
+    model: Any,
+    names: Sequence[str],
+    *,
+    data: Mapping[str, Path],
+    limit: int | None,
+    seed: int = 0,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Prompts:
     """Questions of benchmarks, a seeded sample of each, with their right answers.
 
@@ -105,6 +108,7 @@ def task_prompts(
         names: of the tasks.
         data: by task, a local file; a task without one reads what is packaged, else the hub.
         limit: how many of each; None for all.
+        chat_template_kwargs: options of the chat template, for the questions that are sent through it.
 
     Raises:
         ValueError: an unknown task.
@@ -115,11 +119,13 @@ def task_prompts(
         task = task_named(name)
         rows = read_rows(task, data.get(name))
         chosen = choose(rows, limit, seed, task.group_by)
-        asked += [(name, one) for one in task.questions([rows[i] for i in chosen], STYLE, seed=seed)]
+        made = task.questions([rows[i] for i in chosen], STYLE, seed=seed)
+        asked += [(name, one) for one in asked_with(made, chat_template_kwargs or {})]
     questions = tuple(one for _, one in asked)
     answers = read_responses(adapter, [one.choices[one.target] for one in questions], len(questions))
+    options = ", ".join(f"{name} = {json.dumps(value)}" for name, value in (chat_template_kwargs or {}).items())
     return Prompts(
-        ", ".join(names),
+        ", ".join(names) + (f", chat template with {options}" if options else ""),
         tuple(tuple(_tokens(adapter, one)) for one in questions),
         tuple(map(tuple, answers)),
         questions,
@@ -128,24 +134,26 @@ def task_prompts(
 
 
 def _tokens(adapter: Any, one: Question) -> list[int]:
-    (ids,) = read_inputs(adapter, [[{"role": "user", "content": one.prompt}]] if one.chat else [one.prompt])
+    (ids,) = read_inputs(
+        adapter,
+        [[{"role": "user", "content": one.prompt}]] if one.chat else [one.prompt],
+        chat_template_kwargs=one.chat_template_kwargs,
+    )
     return ids
 
 
 def text_prompts(model: Any, path: Path, *, limit: int | None, max_tokens: int | None = None, seed: int = 0) -> Prompts:
-    """Long paragraphs of a text file (plain or gzip), a seeded sample, cut to ``max_tokens``.
+    """Passages of a text file (see :func:`~lacscope.analyze.passages.read_passages`), a seeded sample.
+
+    They are cut to ``max_tokens``.
 
     Raises:
-        PromptsError: no paragraph is long enough.
+        PromptsError: the text has no passage.
     """
-    raw = path.read_bytes()
-    lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8").splitlines()
-    paragraphs = [line.strip() for line in lines if len(line.strip()) >= LONG_PASSAGE]
-    if not paragraphs:
-        raise PromptsError(f"{path} has no line of {LONG_PASSAGE} characters or more; each such line is a passage.")
+    passages = read_passages(path)
     inputs = []
-    for index in choose([{}] * len(paragraphs), limit, seed):
-        (ids,) = read_inputs(adapt(model), [paragraphs[index]])
+    for index in choose([{}] * len(passages), limit, seed):
+        (ids,) = read_inputs(adapt(model), [passages[index]])
         inputs.append(tuple(ids[:max_tokens]))
     cut = "" if max_tokens is None else f", first {max_tokens} tokens of a passage"
     return Prompts(path.name.removesuffix(".gz") + cut, tuple(inputs), max_tokens=max_tokens)

@@ -14,7 +14,6 @@ import numpy as np
 
 from lacscope.tasks.letters import LETTERS
 
-
 _MISSING = ("NAType", "NaTType")  # pandas' own, by name: nothing here needs pandas
 
 
