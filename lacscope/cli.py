@@ -1,6 +1,5 @@
 """The command line. Torch is imported by the commands that run a model, never for --help or plotting."""
 
-import json
 import shlex
 import signal
 import sys
@@ -14,11 +13,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lacscope.arguments import one_of
 from lacscope.cli_analyze import analyze_command
 from lacscope.cli_errors import EXIT_CODES, Terminated, interruptible, keeping, tell
 from lacscope.cli_harness import lm_eval_command
 from lacscope.cli_reproduce import report, reproduce
-from lacscope.terminal import NoText, Step, bar_of, check_folder, check_output, quiet_libraries, say
+from lacscope.options import DTYPES, check_options
+from lacscope.prompts_file import read_prompts_file
+from lacscope.terminal import NoText, Step, bar_of, check_folder, check_output, quiet_libraries, say, template_options
+from lacscope.thresholds import check_alpha
 
 app = typer.Typer(
     help="Which layers of a language model do the work: trace, detect and skip voids.",
@@ -116,9 +119,12 @@ def trace(
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be given several times.")] = None,
     prompts_file: Annotated[
         Path | None,
-        typer.Option(help='Text: one prompt a line. JSONL: {"prompt": "..."} or {"messages": [...]} a line.'),
+        typer.Option(help='Text: one prompt a line. JSONL: {"prompt": "..."} or {"messages": [...]} a line. UTF-8.'),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")] = False,
+    chat_template_kwargs: Annotated[
+        str | None, typer.Option(help="Options of the chat template, as JSON: '{\"enable_thinking\": false}'.")
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Scale of the void threshold, >= 0.")] = 0.8,
     effect: Annotated[
         str,
@@ -145,16 +151,12 @@ def trace(
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Read prompts, generate, and write every layer's change of norm for every token to a file."""
+    # Everything that can be wrong with the words is found before torch is imported.
     inputs = _read_prompts(prompt, prompts_file, chat)
     check_output(out, force)
-    with step("Importing torch and TransformerLens"):
-        from lacscope import L2AdaptiveComputation, load_model, save_trace
-        from lacscope import trace as run_trace
-        from lacscope.analyses.tokens import token_classes
-        from lacscope.run import check_options
-        from lacscope.withheld import without_text
-    # Everything that can be wrong with the words is found before the model is loaded.
-    rule = L2AdaptiveComputation(alpha)
+    template = template_options(chat_template_kwargs)
+    one_of("dtype", dtype, DTYPES)
+    check_alpha(alpha)
     check_options(
         effect=effect,
         measures=measure or (),
@@ -163,6 +165,11 @@ def trace(
         temperature=temperature,
         top_p=top_p,
     )
+    with step("Importing torch and TransformerLens"):
+        from lacscope import L2AdaptiveComputation, load_model, save_trace
+        from lacscope import trace as run_trace
+        from lacscope.analyses.tokens import token_classes
+        from lacscope.withheld import without_text
     quiet_libraries()
     needs_sublayers = bool({"attn_out_norm", "mlp_out_norm"} & set(measure or ()))
     with step(f"Loading {model}"):
@@ -171,7 +178,7 @@ def trace(
         traced = run_trace(
             loaded,
             inputs,
-            rule=rule,
+            rule=L2AdaptiveComputation(alpha),
             effect=effect,  # type: ignore[arg-type]
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
@@ -179,6 +186,7 @@ def trace(
             top_p=top_p,
             seed=seed,
             measures=measure or (),
+            chat_template_kwargs=template,
             progress=progress,
         )
     with keeping(lambda: "Nothing was written. Begin again with"):
@@ -219,34 +227,16 @@ def _read_prompts(prompt: list[str] | None, file: Path | None, chat: bool) -> li
     if not prompt and file is None:
         raise ValueError("no prompts: give --prompt TEXT (once or more) or --prompts-file FILE.")
     found: list[Any] = list(prompt or ())
+    if "" in found:
+        raise ValueError(f"prompt {found.index('')} is empty. Give at least one character.")
     if file is not None:
-        found += _read_prompts_file(file)
+        found += read_prompts_file(file)
     if chat:
         found = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in found]
     if len({isinstance(p, str) for p in found}) > 1:
         raise ValueError(
             "some prompts are text and some are chats: give one kind, or --chat to make all of them chats."
         )
-    return found
-
-
-def _read_prompts_file(file: Path) -> list[Any]:
-    if not file.is_file():
-        raise FileNotFoundError(2, "no such prompts file", str(file))
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{file} holds no prompts.")
-    if file.suffix != ".jsonl":
-        return list(lines)
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}, line {number}: not JSON ({error}).") from None
-        if not isinstance(row, dict) or not ({"prompt", "messages"} & set(row)):
-            raise ValueError(f'{file}, line {number}: needs "prompt" (text) or "messages" (a chat).')
-        found.append(row.get("messages", row.get("prompt")))
     return found
 
 

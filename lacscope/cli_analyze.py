@@ -9,8 +9,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lacscope.analyze.passages import read_passages
+from lacscope.arguments import one_of
 from lacscope.cli_errors import in_a_line, is_users, keeping, quoting_nothing
-from lacscope.terminal import NoText, bar_of, check_folder, counted, files_by_task, quiet_libraries, say
+from lacscope.options import DTYPES
+from lacscope.tasks.registry import task as task_named
+from lacscope.terminal import (
+    NoText,
+    bar_of,
+    check_folder,
+    counted,
+    files_by_task,
+    quiet_libraries,
+    say,
+    template_options,
+)
 
 if TYPE_CHECKING:
     from lacscope.analyze.analysis import Analysis
@@ -41,7 +54,10 @@ def analyze_command(
         list[str] | None, typer.Option(help="TASK=FILE: a local JSONL, CSV or Parquet file instead of the hub.")
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(help="Instead of --task: a text file (plain or .gz), a passage a line.")
+        Path | None, typer.Option(help="Instead of --task: a text file (plain or .gz) of long lines or paragraphs.")
+    ] = None,
+    chat_template_kwargs: Annotated[
+        str | None, typer.Option(help="Options of the chat template, as JSON: '{\"enable_thinking\": false}'.")
     ] = None,
     limit: Annotated[int, typer.Option(help="Prompts to read of each, a seeded sample.", min=1)] = 10,
     max_tokens: Annotated[
@@ -71,6 +87,10 @@ def analyze_command(
     if not listed:
         _check_prompts(task, text, data, max_tokens)
         check_folder(out)
+        template = template_options(chat_template_kwargs)
+        one_of("dtype", dtype, DTYPES)
+        for name in task:
+            task_named(name)
     with bar_of("Importing torch and TransformerLens", console):
         from lacscope.adapters import adapt
         from lacscope.analyze.catalogue import CATALOGUE, named
@@ -78,7 +98,6 @@ def analyze_command(
         from lacscope.analyze.store import ResultStore
         from lacscope.facts import weights_digest
         from lacscope.models import load_model
-        from lacscope.tasks.registry import task as task_named
     if listed:
         Console().print(_table(CATALOGUE))
         return
@@ -102,7 +121,10 @@ def analyze_command(
             by_style = dict.fromkeys(styles, text_prompts(loaded, text, limit=limit, max_tokens=max_tokens, seed=seed))
         else:
             by_style = {
-                own: task_prompts(loaded, task, data=files, limit=limit, seed=seed, style=own) for own in styles
+                own: task_prompts(
+                    loaded, task, data=files, limit=limit, seed=seed, style=own, chat_template_kwargs=template
+                )
+                for own in styles
             }
         read = {one.name: by_style[one.style if style is None else style] for one in asked}
         for one in by_name:
@@ -187,6 +209,7 @@ def _check_prompts(task: list[str] | None, text: Path | None, data: list[str] | 
         raise ValueError("--data names the file of a --task; a --text is the file itself.")
     if not text.is_file():
         raise FileNotFoundError(2, "there is no file", str(text))
+    read_passages(text)
 
 
 def _refuse_to_replace(others: dict[str, Any], folder: Path) -> None:

@@ -12,9 +12,20 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from lacscope.arguments import did_you_mean, one_of
 from lacscope.cli_errors import keeping, quoting_nothing
+from lacscope.options import DTYPES
 from lacscope.shown import plain
-from lacscope.terminal import NoText, bar_of, check_folder, counted, files_by_task, quiet_libraries, say
+from lacscope.terminal import (
+    NoText,
+    bar_of,
+    check_folder,
+    counted,
+    files_by_task,
+    quiet_libraries,
+    say,
+    template_options,
+)
 
 if TYPE_CHECKING:
     from lacscope.reproduction.settings import ReproductionSettings
@@ -71,6 +82,9 @@ def reproduce(
     batch_size: Annotated[int | None, typer.Option(help="Rows of a forward pass.", min=1)] = None,
     shard_size: Annotated[int | None, typer.Option(help="Questions written at a time.", min=1)] = None,
     no_text: NoText = False,
+    chat_template_kwargs: Annotated[
+        str | None, typer.Option(help="Options of the chat template, as JSON: '{\"enable_thinking\": false}'.")
+    ] = None,
     keep_traces: Annotated[bool, typer.Option("--keep-traces", help="Also keep the traces of all tokens.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or float64.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu.")] = None,
@@ -93,7 +107,9 @@ def reproduce(
     from lacscope.tasks.registry import task as task_named
 
     if preset is not None and preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}.")
+        raise ValueError(
+            f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}.{did_you_mean(preset, PRESETS)}"
+        )
     base = PRESETS[preset] if preset is not None else None
     settings = _settings(
         base.settings if base is not None else ReproductionSettings(),
@@ -115,6 +131,7 @@ def reproduce(
         shard_size=shard_size,
         keep_text=False if no_text else None,
         keep_traces=keep_traces or None,
+        chat_template_kwargs=template_options(chat_template_kwargs) or None,
     )
     models = tuple(model or (base.models if base is not None else ()))
     tasks = tuple(task or (base.tasks if base is not None else ()))
@@ -122,7 +139,7 @@ def reproduce(
         raise ValueError("name a --model and a --task, or a --preset that has both.")
     asked = [task_named(name) for name in tasks]
     files, shot_files = files_by_task("--data", data, tasks), files_by_task("--shots-data", shots_data, tasks)
-    number_format = dtype or (base.dtype if base is not None else "float32")
+    number_format = one_of("dtype", dtype or (base.dtype if base is not None else "float32"), DTYPES)
     if preset == "paper" and not _fits(models, tasks, settings, number_format, whole=device_map is None):
         raise typer.Exit(3)
     check_folder(out)

@@ -181,9 +181,9 @@ def _from_text(adapter: Adapter, text: str, index: int) -> list[int]:
     bos = getattr(tokenizer, "bos_token_id", None)
     if bos is not None and ids[:2] == [bos, bos]:
         warnings.warn(
-            f"prompt {index} is read with two BOS tokens ({tokenizer.bos_token!r}): the text has one, as a rendered chat "
-            "does, and the tokenizer puts another before it. Give the chat itself (a list of {'role', 'content'}), the "
-            "text without its BOS, or token ids.",
+            f"prompt {index} is read with two BOS tokens ({tokenizer.bos_token!r}): the text has one, as a rendered "
+            "chat does, and the tokenizer puts another before it. Give the chat itself (a list of {'role', 'content'}), "
+            "the text without its BOS, or token ids.",
             InputWarning,
             stacklevel=3,
         )
@@ -282,8 +282,8 @@ def _from_response(adapter: Adapter, text: str, index: int) -> list[int]:
     ids = ids[1:] if ids and ids[0] == bos else ids
     if bos is not None and ids[:1] == [bos]:
         warnings.warn(
-            f"response {index} begins with a BOS token ({tokenizer.bos_token!r}), read in the middle of its sample: the "
-            "prompt has its own. Give the answer's text alone.",
+            f"response {index} begins with a BOS token ({tokenizer.bos_token!r}), read in the middle of its sample: "
+            "the prompt has its own. Give the answer's text alone.",
             InputWarning,
             stacklevel=3,
         )

@@ -14,16 +14,17 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lacscope.adapters import Adapter, execution_of
-from lacscope.arguments import did_you_mean, hook_pairs, listed, one_of, whole_number, whole_numbers
+from lacscope.arguments import hook_pairs, whole_numbers
 from lacscope.branching import RuleKeepsStateError, run_branches
 from lacscope.checks import check_blocks, divides_rows, require_decode, require_one_run, rows_at_once
-from lacscope.dataset import MEASURES, TOKENWISE_MEASURES, SampleTrace
+from lacscope.dataset import TOKENWISE_MEASURES, SampleTrace
 from lacscope.halting_pass import make_program
 from lacscope.hooks import HaltingSession
 from lacscope.inputs import InputError, check_lengths, read_inputs, read_responses
+from lacscope.options import check_options
 from lacscope.reading import Batch, Batches, Logits, Plan, Progress, Reading, Scope, prepared
 from lacscope.recorder import Recorder, assemble, run_attrs
-from lacscope.rules import EFFECTS, Effect, HaltingRule, describe_rule
+from lacscope.rules import Effect, HaltingRule, describe_rule
 from lacscope.sampling import Sampler
 from lacscope.stacking import stack_rules
 from lacscope.thresholds import lac_thresholds
@@ -166,38 +167,6 @@ def trace(
     if not isinstance(rule, (list, tuple)):
         return traces[0]
     return stack_rules(traces, [describe_rule(one) for one in rules])
-
-
-def check_options(
-    *,
-    effect: str = "observe",
-    logits: str = "none",
-    tokenwise: str = "all",
-    measures: Sequence[str] = (),
-    batch_size: int = 1,
-    max_new_tokens: int = 0,
-    responses: Any = None,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-) -> None:
-    """Raise ValueError, in words, for an option of :func:`trace` that no model could serve."""
-    one_of("effect", effect, EFFECTS)
-    if logits not in ("none", "last", "all"):
-        raise ValueError(f"logits must be 'none', 'last' or 'all', got {logits!r}.")
-    if tokenwise not in ("all", "response"):
-        raise ValueError(f"tokenwise must be 'all' or 'response' (the tokens measured), got {tokenwise!r}.")
-    if isinstance(measures, str):
-        raise ValueError(f"measures must be a list of names, got the string {measures!r}; write [{measures!r}].")
-    unknown = sorted(map(str, set(listed("measures", measures, "names")) - set(MEASURES)))
-    if unknown:
-        raise ValueError(
-            f"unknown measure {unknown[0]!r}; choose from {', '.join(MEASURES)}.{did_you_mean(unknown[0], MEASURES)}"
-        )
-    whole_number("batch_size", batch_size, least=1)
-    whole_number("max_new_tokens", max_new_tokens)
-    if responses is not None and max_new_tokens:
-        raise ValueError("responses= gives the answers, max_new_tokens= generates them: pass one of the two.")
-    Sampler(temperature, top_p)
 
 
 def _refuse_skipped_history(adapter: Adapter) -> None:

@@ -1,10 +1,11 @@
 """What the commands share: files refused in time, and one progress bar at a time."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -64,6 +65,19 @@ def files_by_task(option: str, given: list[str] | None, tasks: Sequence[str]) ->
             raise ValueError(f"{option} is TASK=FILE with a task of this run ({', '.join(tasks)}); got {one!r}.")
         found[name] = Path(file).expanduser()
     return found
+
+
+def template_options(text: str | None) -> dict[str, Any]:
+    """Options of a chat template, written as a JSON object. Raises ValueError for anything else."""
+    if text is None:
+        return {}
+    with suppress(json.JSONDecodeError):
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return found
+    raise ValueError(
+        f"--chat-template-kwargs is a JSON object, such as '{{\"enable_thinking\": false}}'; got {text!r:.80}."
+    )
 
 
 def quiet_libraries() -> None:

@@ -18,7 +18,7 @@ PACKAGE = Path(lacscope.__file__).parent
 # (plots, report, cli, demo, testing): it may import anything, and none of these may import it.
 ORDER = (
     ("arguments", "atomic", "sealed", "text_files", "token_text"),
-    ("withheld", "dataset", "stacking", "thresholds", "sampling", "rules", "adapters"),
+    ("withheld", "dataset", "options", "stacking", "thresholds", "sampling", "rules", "adapters"),
     ("checks", "facts"),
     ("load_errors", "gguf_metadata", "converted", "text_only", "twin", "models"),
     ("recorder",),
@@ -38,7 +38,7 @@ RANK = {module: rank for rank, group in enumerate(ORDER) for module in group}
 FRONT_END = len(ORDER)
 NO_TORCH = (
     *("arguments", "atomic", "sealed", "text_files", "token_text", "shown"),
-    *("withheld", "dataset", "stacking", "thresholds", "presets", "analyses", "plots", "tasks"),
+    *("withheld", "dataset", "options", "stacking", "thresholds", "presets", "analyses", "plots", "tasks"),
 )
 
 

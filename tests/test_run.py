@@ -8,7 +8,7 @@ import torch
 from helpers import PROMPTS, assert_same_trace, bridge_of, left_padded, rows_of, shared_model
 
 from lacscope import FixedLayers, InputError, L2AdaptiveComputation, NonFiniteStreamError, RunWarning, trace
-from lacscope.run import check_options
+from lacscope.options import check_options
 from lacscope.testing import tiny_model, tiny_transformers_model
 
 RULE = L2AdaptiveComputation(0.6)

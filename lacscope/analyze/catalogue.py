@@ -26,6 +26,7 @@ from lacscope.analyze.maps import BYPASSED, all_states, maps_to_bypassed, own_ma
 from lacscope.analyze.prompts import Prompts, too_alike
 from lacscope.analyze.skipping import PAINTERS, TRADEOFF, all_plans, curves, painters, tradeoffs
 from lacscope.analyze.tokens import TOKENS, draw_groups, draw_phases, phases, traces, usage_of_groups
+from lacscope.arguments import did_you_mean
 from lacscope.tasks.gsm8k import CSORDAS
 
 POOLED = MappingProxyType({"aggregation": depth.POOLED})
@@ -191,6 +192,6 @@ def named(names: Sequence[str]) -> list[Analysis]:
     if unknown:
         raise ValueError(
             f"there is no analysis {unknown[0]!r}; choose from {', '.join(CATALOGUE)}, or a group of them: "
-            f"{', '.join(GROUPS)}, all."
+            f"{', '.join(GROUPS)}, all.{did_you_mean(unknown[0], known)}"
         )
     return [one for one in _ALL if {one.name, one.group, "all"} & set(names)]

@@ -1,15 +1,16 @@
 """What an analysis reads: questions of a benchmark with their right answers, or passages of a text file."""
 
-import gzip
-import zlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lacscope.adapters import adapt
+from lacscope.analyze.passages import PromptsError as PromptsError
+from lacscope.analyze.passages import read_passages
 from lacscope.inputs import read_inputs, read_responses
-from lacscope.tasks.base import Question, prompt_format
+from lacscope.tasks.base import Question, asked_with, prompt_format
 from lacscope.tasks.data import read_rows
 from lacscope.tasks.registry import task as task_named
 from lacscope.tasks.selection import choose
@@ -17,11 +18,6 @@ from lacscope.tasks.selection import choose
 STYLE = "plain"  # which every task has; lettered options, such as ARC's other style, small models cannot read
 CALIBRATION = 4  # every fourth question is fitted on, and the others are answered
 RAW_TEXT = "raw text"
-LONG_PASSAGE = 400  # characters: shorter paragraphs of a text are headings and the like
-
-
-class PromptsError(ValueError):
-    """Data that give nothing to read; the message says what was given and what is possible."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,14 @@ def too_alike(model: Any, prompts: Prompts) -> str:
 
 
 def task_prompts(
-    model: Any, names: Sequence[str], *, data: Mapping[str, Path], limit: int | None, seed: int = 0, style: str = ""
+    model: Any,
+    names: Sequence[str],
+    *,
+    data: Mapping[str, Path],
+    limit: int | None,
+    seed: int = 0,
+    style: str = "",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Prompts:
     """Questions of benchmarks, a seeded sample of each, with their right answers.
 
@@ -115,6 +118,7 @@ def task_prompts(
         data: by task, a local file; a task without one reads what is packaged, else the hub.
         limit: how many of each; None for all.
         style: in which they are read, of tasks that have it; of others, and where it is "", the usual one.
+        chat_template_kwargs: options of the chat template, for the questions that are sent through it.
 
     Raises:
         ValueError: an unknown task.
@@ -127,12 +131,14 @@ def task_prompts(
         own = style if style in task.styles else STYLE
         rows = read_rows(task, data.get(name))
         chosen = choose(rows, limit, seed, task.group_by)
-        asked += [(name, one) for one in task.questions([rows[i] for i in chosen], own, seed=seed)]
-        formats[name] = prompt_format(asked[-1][1].chat, own)
+        made = task.questions([rows[i] for i in chosen], own, seed=seed)
+        asked += [(name, one) for one in asked_with(made, chat_template_kwargs or {})]
+        formats[name] = prompt_format(made[-1].chat, own)
     questions = tuple(one for _, one in asked)
     answers = read_responses(adapter, [one.choices[one.target] for one in questions], len(questions))
+    options = ", ".join(f"{name} = {json.dumps(value)}" for name, value in (chat_template_kwargs or {}).items())
     return Prompts(
-        ", ".join(names),
+        ", ".join(names) + (f", chat template with {options}" if options else ""),
         tuple(tuple(_tokens(adapter, one)) for one in questions),
         tuple(map(tuple, answers)),
         questions,
@@ -149,33 +155,26 @@ def _in_one(formats: Mapping[str, str]) -> str:
 
 
 def _tokens(adapter: Any, one: Question) -> list[int]:
-    (ids,) = read_inputs(adapter, [[{"role": "user", "content": one.prompt}]] if one.chat else [one.prompt])
+    (ids,) = read_inputs(
+        adapter,
+        [[{"role": "user", "content": one.prompt}]] if one.chat else [one.prompt],
+        chat_template_kwargs=one.chat_template_kwargs,
+    )
     return ids
 
 
 def text_prompts(model: Any, path: Path, *, limit: int | None, max_tokens: int | None = None, seed: int = 0) -> Prompts:
-    """Long paragraphs of a text file (plain or gzip), a seeded sample, cut to ``max_tokens``.
+    """Passages of a text file (see :func:`~lacscope.analyze.passages.read_passages`), a seeded sample.
+
+    They are cut to ``max_tokens``.
 
     Raises:
-        PromptsError: no paragraph is long enough, or the file is no text.
+        PromptsError: the text has no passage.
     """
-    lines = _text_of(path).splitlines()
-    paragraphs = [line.strip() for line in lines if len(line.strip()) >= LONG_PASSAGE]
-    if not paragraphs:
-        raise PromptsError(f"{path} has no line of {LONG_PASSAGE} characters or more; each such line is a passage.")
+    passages = read_passages(path)
     inputs = []
-    for index in choose([{}] * len(paragraphs), limit, seed):
-        (ids,) = read_inputs(adapt(model), [paragraphs[index]])
+    for index in choose([{}] * len(passages), limit, seed):
+        (ids,) = read_inputs(adapt(model), [passages[index]])
         inputs.append(tuple(ids[:max_tokens]))
     cut = "" if max_tokens is None else f", first {max_tokens} tokens of a passage"
     return Prompts(path.name.removesuffix(".gz") + cut, tuple(inputs), max_tokens=max_tokens, prompt_format=RAW_TEXT)
-
-
-def _text_of(path: Path) -> str:
-    raw = path.read_bytes()
-    try:
-        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise PromptsError(f"{path} cannot be unpacked ({error}): it is damaged, or no gzip file.") from error
-    except UnicodeDecodeError as error:
-        raise PromptsError(f"{path} is no UTF-8 text: byte {error.start} is of another encoding.") from error

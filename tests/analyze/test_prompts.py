@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from lacscope.analyze.prompts import LONG_PASSAGE, STYLE, Prompts, PromptsError, task_prompts, text_prompts
+from lacscope.analyze.passages import LONG_PASSAGE
+from lacscope.analyze.prompts import STYLE, Prompts, PromptsError, task_prompts, text_prompts
 from lacscope.depth_efficiency import CSORDAS_PROMPT_FORMAT
 from lacscope.tasks.data import DataError
 from lacscope.tasks.registry import TASKS
@@ -80,7 +81,7 @@ def test_long_lines_of_a_text(name, tiny_with_tokenizer, tmp_path):
 def test_a_text_without_long_lines(tiny_with_tokenizer, tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("river " * (LONG_PASSAGE // 6) + "\n")  # 396 characters once stripped
-    with pytest.raises(PromptsError, match=r"short\.txt has no line of 400 characters or more; each such line is"):
+    with pytest.raises(PromptsError, match=r"short\.txt has no line of 400 characters or more, and no such"):
         text_prompts(tiny_with_tokenizer, path, limit=2)
 
 

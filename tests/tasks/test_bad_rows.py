@@ -1,4 +1,4 @@
-"""Rows that hold no text, for every task and kind of file: refused by file, row and field; published repeats are read."""
+"""Rows that hold no text, for every task and kind of file, are refused by file, row and field."""
 
 import json
 from pathlib import Path
