@@ -1,5 +1,6 @@
 """Every analysis that the command line knows, by name: what it reads, in which parts it is run, how it is drawn."""
 
+import sys
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -30,6 +31,7 @@ from lacscope.arguments import did_you_mean
 from lacscope.tasks.gsm8k import CSORDAS
 
 POOLED = MappingProxyType({"aggregation": depth.POOLED})
+FIRST, REST = (0, 1), (1, sys.maxsize)  # windows of positions
 GROUPS = ("depth", "importance", "tokens", "painters", "plans")
 
 
@@ -144,6 +146,14 @@ _ALL = (
     Analysis(
         "ablation", "importance", "change of loss and KL when a block is bypassed", "prompts",
         by_prompt(importance.causal_ablation), join_samples, plots.plot_ablation,
+    ),
+    Analysis(
+        "ablation-first", "importance", "the same, bypassed at position 0 alone", "prompts",
+        by_prompt(importance.causal_ablation, window=FIRST), join_samples, plots.plot_ablation,
+    ),
+    Analysis(
+        "ablation-rest", "importance", "the same, bypassed at all positions but 0", "prompts",
+        by_prompt(importance.causal_ablation, window=REST), join_samples, plots.plot_ablation,
     ),
     Analysis(
         "ablation-accuracy", "importance", "right answers when a block is bypassed", "questions",

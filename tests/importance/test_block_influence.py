@@ -68,8 +68,12 @@ def test_the_last_state_after_the_final_norm_is_transformers_own(pair: Any) -> N
     np.testing.assert_allclose(similar[4, :4], [cosine(h[4].ravel(), h[k].ravel()) for k in range(4)], atol=1e-5)
     spread = depth_variance(model, ids, exclude_sinks=False, **normed).variance[0]
     np.testing.assert_allclose(spread, h.reshape(5, -1).var(1), rtol=1e-4)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_last_state_is_refused(pair: Any) -> None:
     with pytest.raises(ValueError, match="last_state must be 'raw' or 'normed', got 'norm'"):
-        block_influence(model, ids, last_state="norm")
+        block_influence(pair[1], PROMPTS, last_state="norm")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
