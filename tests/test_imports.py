@@ -17,7 +17,7 @@ PACKAGE = Path(lacscope.__file__).parent
 # A module imports from groups to its left, and within its own group. What is not named here is a front end
 # (plots, report, cli, demo, testing): it may import anything, and none of these may import it.
 ORDER = (
-    ("atomic", "sealed", "dataset", "stacking", "thresholds", "sampling", "rules", "adapters"),
+    ("atomic", "sealed", "normalised", "masks", "dataset", "stacking", "thresholds", "sampling", "rules", "adapters"),
     ("checks", "facts"),
     ("models",),
     ("recorder",),
@@ -35,7 +35,19 @@ ORDER = (
 )
 RANK = {module: rank for rank, group in enumerate(ORDER) for module in group}
 FRONT_END = len(ORDER)
-NO_TORCH = ("atomic", "sealed", "dataset", "stacking", "thresholds", "presets", "analyses", "plots", "tasks")
+NO_TORCH = (
+    "atomic",
+    "sealed",
+    "normalised",
+    "masks",
+    "dataset",
+    "stacking",
+    "thresholds",
+    "presets",
+    "analyses",
+    "plots",
+    "tasks",
+)
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -186,6 +198,7 @@ def documented() -> list[str]:
         "importance",
         "thresholds",
         "dataset",
+        "masks",
     )
     return [module for module, _ in modules() if top(module) in light]
 
