@@ -77,33 +77,41 @@ class VoidMask(xr.DataArray):
     __hash__ = None  # type: ignore[assignment]
 
     def isin(self, test_elements: Any) -> "VoidMask":
+        """Which values are among those given, missing where the mask is."""
         return self._kept(xr.DataArray(self).isin(test_elements))
 
     def where(self, cond: Any, *args: Any, **kwargs: Any) -> "VoidMask":
+        """As of any DataArray; a mask as the condition is true at its ones."""
         return self._wrapped(super().where(_filled(cond), *args, **kwargs))
 
     def fillna(self, value: Any) -> "VoidMask":
+        """The mask with padding counted as ``value``."""
         return self._wrapped(super().fillna(value))
 
     def astype(self, dtype: Any, **kwargs: Any) -> xr.DataArray:  # type: ignore[override]
+        """The mask in another type; TypeError where that has no missing value and the mask has."""
         found = xr.DataArray(self)
         if np.dtype(dtype).kind == "f":
             return self._wrapped(found.astype(dtype, **kwargs))
         if bool(found.isnull().any()):
             raise TypeError(
-                f"padding is neither void nor active, so the mask cannot be {np.dtype(dtype)}: compute with the mask as "
-                "it is (its means skip padding), or say what padding is, with fillna(0) first."
+                f"padding is neither void nor active, so the mask cannot be {np.dtype(dtype)}: compute with the mask "
+                "as it is (its means skip padding), or say what padding is, with fillna(0) first."
             )
         return found.astype(dtype, **kwargs)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if method == "__call__" and ufunc in _OPERATORS:
+            if len(inputs) == 2 and not isinstance(inputs[0], xr.DataArray):
+                # An array asks its ufunc, which asks us: the mask's own operator ends that.
+                return _OPERATORS[_TURNED.get(ufunc, ufunc)](*reversed(inputs))
             return _OPERATORS[ufunc](*inputs)
         return super().__array_ufunc__(ufunc, method, *inputs, **kwargs)
 
     # --- reductions --------------------------------------------------------------------------------------
 
     def reduce(self, func: Callable[..., Any], dim: Any = None, **kwargs: Any) -> "VoidMask":  # type: ignore[override]
+        """As of any DataArray; what runs over padding alone stays missing."""
         name = getattr(func, "__name__", "")
         if name in ("array_any", "array_all"):
             return self._extreme("max" if name == "array_any" else "min", dim, kwargs)
@@ -119,27 +127,34 @@ class VoidMask(xr.DataArray):
         return getattr(self, name)(dim, **options)
 
     def groupby(self, *args: Any, **kwargs: Any) -> Any:
+        """Groups of the mask; what is padding alone stays missing."""
         return _Parts(super().groupby(*args, **kwargs))
 
     def groupby_bins(self, *args: Any, **kwargs: Any) -> Any:
+        """Groups of the mask by bins; what is padding alone stays missing."""
         return _Parts(super().groupby_bins(*args, **kwargs))
 
     def coarsen(self, *args: Any, **kwargs: Any) -> Any:
+        """Windows of the mask; what is padding alone stays missing."""
         return _Parts(super().coarsen(*args, **kwargs))
 
     def weighted(self, weights: xr.DataArray) -> Any:
+        """The mask with weights; what is padding alone stays missing."""
         return _Weighted(self, super().weighted(weights))
 
     # --- tables ------------------------------------------------------------------------------------------
 
     def to_series(self) -> Any:
+        """A pandas Series of the valid cells."""
         return xr.DataArray(self).to_series().dropna()
 
     def to_dataframe(self, name: Hashable | None = None, dim_order: Any = None) -> Any:
+        """A pandas DataFrame with a row for each valid cell."""
         found = xr.DataArray(self).to_dataframe(name, dim_order)
         return found.dropna(subset=[self.name if name is None else name])
 
     def to_pandas(self) -> Any:
+        """As of any DataArray, without the rows and columns that are all padding."""
         found = xr.DataArray(self).to_pandas()
         for axis in range(getattr(found, "ndim", 0)):
             found = found.dropna(axis=axis, how="all")
@@ -194,6 +209,13 @@ _OPERATORS: dict[Any, Callable[..., Any]] = {
     np.less_equal: operator.le,
     np.greater: operator.gt,
     np.greater_equal: operator.ge,
+}
+
+_TURNED = {
+    np.less: np.greater,
+    np.less_equal: np.greater_equal,
+    np.greater: np.less,
+    np.greater_equal: np.less_equal,
 }
 
 
