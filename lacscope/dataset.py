@@ -18,7 +18,7 @@ import xarray as xr
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 
-from lacscope.normalised import TOKEN_LABELS, normalised
+from lacscope.normalised import TOKEN_LABELS, normalised, with_plain_attributes
 from lacscope.sealed import DamagedFileError, read_result, write_sealed
 
 # 2: ``void`` is float32 and NaN on padding; 1: it was bool and False there. Files of 1 are still read.
@@ -228,6 +228,7 @@ def validate(trace: xr.Dataset) -> xr.Dataset:
     """
     if not isinstance(trace, xr.Dataset):
         raise TraceError(f"expected an xarray.Dataset made by lacscope.trace, got {type(trace).__name__}.")
+    trace = with_plain_attributes(trace)
     _check_schema(trace)
     trace = normalised(trace)
     for dim in ("sample", "layer", "token"):

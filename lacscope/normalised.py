@@ -18,6 +18,7 @@ TOKEN_LABELS: dict[str, Any] = {
 """The labels of tokens, each with what it is on padding."""
 
 _OF_A_SAMPLE = {"layer", "token", "vocab"}
+_MEASURED = ("cos_pre_post", "threshold", "surprisal", "rank", "entropy", "logits")  # and all norms: float32
 
 
 def normalised(trace: xr.Dataset) -> xr.Dataset:
@@ -27,9 +28,7 @@ def normalised(trace: xr.Dataset) -> xr.Dataset:
     holes where padding is, or that are variables; a bool ``void``, as traces of schema 1 have it; float64 norms that
     float32 holds exactly; one sample, selected as ``isel(sample=0)``. What is not unambiguous is left as it is.
     """
-    attrs = {name: _plain(value) for name, value in trace.attrs.items()}
-    if any(type(value) is not type(trace.attrs[name]) for name, value in attrs.items()):
-        trace = trace.assign_attrs(attrs)
+    trace = with_plain_attributes(trace)
     if "sample" in trace.coords and "sample" not in trace.dims and trace["sample"].ndim == 0:
         trace = _with_samples(trace)
     labels = [name for name in TOKEN_LABELS if name in trace.data_vars]
@@ -41,9 +40,16 @@ def normalised(trace: xr.Dataset) -> xr.Dataset:
     changed = dict(_changed_variables(trace))
     if changed:
         trace = trace.assign(changed)
-    if attrs.get("lacscope_schema") == 1:
+    if trace.attrs.get("lacscope_schema") == 1:
         trace = trace.assign_attrs(lacscope_schema=2)
     return trace
+
+
+def with_plain_attributes(trace: xr.Dataset) -> xr.Dataset:
+    """The trace with attributes of Python's own types where they are numpy's."""
+    attrs = {name: _plain(value) for name, value in trace.attrs.items()}
+    same = all(type(value) is type(trace.attrs[name]) for name, value in attrs.items())
+    return trace if same else trace.assign_attrs(attrs)
 
 
 def _plain(value: Any) -> Any:
@@ -117,7 +123,7 @@ def _changed_variables(trace: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
             found = _void(array, trace["valid"])
             if found is not None:
                 yield str(name), found
-        elif array.dtype == np.float64 and str(name).endswith("_norm"):
+        elif array.dtype == np.float64 and (str(name).endswith("_norm") or name in _MEASURED):
             narrow = array.values.astype(np.float32)
             if np.array_equal(narrow, array.values, equal_nan=True):
                 yield str(name), array.copy(data=narrow)

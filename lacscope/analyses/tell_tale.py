@@ -108,6 +108,7 @@ def norm_signals(
     """
     if not 0 < late_share <= 1:
         raise ValueError(f"late_share is a share of the response in (0, 1], got {late_share}.")
+    trace = validate(trace)
     norms = _decode_norms(trace, stream, sinks)
     if thresholds.dims != ("layer",) or not np.array_equal(thresholds["layer"], norms["layer"]):
         raise ValueError(
