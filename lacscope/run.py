@@ -142,9 +142,7 @@ def trace(
         adapter.stop_ids(),
     )
     pad_id = getattr(adapter.tokenizer, "pad_token_id", None) or 0
-    batches = Batches(
-        whole, [len(p) for p in prompts], ids, rows_at_once(adapter, batch_size), pad_id, adapter.device
-    )
+    batches = Batches(whole, [len(p) for p in prompts], ids, rows_at_once(adapter, batch_size), pad_id, adapter.device)
     traces = [
         assemble(
             samples,

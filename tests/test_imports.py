@@ -17,7 +17,7 @@ PACKAGE = Path(lacscope.__file__).parent
 # A module imports from groups to its left, and within its own group. What is not named here is a front end
 # (plots, report, cli, demo, testing): it may import anything, and none of these may import it.
 ORDER = (
-    ("atomic", "sealed", "withheld", "dataset", "stacking", "thresholds", "sampling", "rules", "adapters"),
+    ("atomic", "sealed", "temporary", "withheld", "dataset", "stacking", "thresholds", "sampling", "rules", "adapters"),
     ("checks", "facts"),
     ("load_errors", "gguf_metadata", "converted", "text_only", "twin", "models"),
     ("recorder",),
@@ -36,7 +36,19 @@ ORDER = (
 RANK = {module: rank for rank, group in enumerate(ORDER) for module in group}
 FRONT_END = len(ORDER)
 NO_TORCH = (
-    *("atomic", "sealed", "withheld", "dataset", "stacking", "thresholds", "presets", "analyses", "plots", "tasks"),
+    *(
+        "atomic",
+        "sealed",
+        "temporary",
+        "withheld",
+        "dataset",
+        "stacking",
+        "thresholds",
+        "presets",
+        "analyses",
+        "plots",
+        "tasks",
+    ),
 )
 
 
