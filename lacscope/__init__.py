@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from lacscope.importance import update_geometry as update_geometry
     from lacscope.importance import z_density as z_density
     from lacscope.inputs import InputError as InputError
+    from lacscope.leftovers import restore as restore
     from lacscope.models import ModelLoadError as ModelLoadError
     from lacscope.models import load_model as load_model
     from lacscope.painters import score_variants as score_variants
@@ -153,6 +154,7 @@ _HOMES = {
         "z_density",
     ),
     "inputs": ("InputError",),
+    "leftovers": ("restore",),
     "models": ("ModelLoadError", "load_model"),
     "painters": ("score_variants",),
     "plans": ("Plan", "PlanError", "freeze", "plan"),

@@ -7,7 +7,7 @@ import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter, adapt, reordering_plan
+from lacscope.adapters import Adapter, adapt, reordering_plan, without_gradients
 from lacscope.dataset import SampleTrace, build
 from lacscope.recorder import PassRecord, Run, assemble, run_attrs
 
@@ -56,7 +56,7 @@ def trace_from_cache(
         )
     mask = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     layerwise: dict[str, list[Tensor]] = {}
-    with torch.no_grad():
+    with without_gradients():
         for pre_key, post_key in keys:
             pre, post = cache[pre_key].float(), cache[post_key].float()
             pre_norm, post_norm = torch.linalg.vector_norm(pre, dim=-1), torch.linalg.vector_norm(post, dim=-1)

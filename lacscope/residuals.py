@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter, registered, reordering_plan
+from lacscope.adapters import Adapter, registered, reordering_plan, without_gradients
 from lacscope.checks import check_blocks, require_full, require_sublayers
 from lacscope.inputs import check_lengths, read_inputs
 from lacscope.temporary import Temporary, together
@@ -80,7 +80,7 @@ def read_residuals(
     return (_read(adapter, torch.tensor(ids, device=adapter.device), sublayers, logits) for ids in rows)
 
 
-@torch.no_grad()
+@without_gradients()
 def _read(adapter: Adapter, tokens: Int[Tensor, " pos"], sublayers: bool, logits: bool) -> Residuals:
     _refuse_reordered(adapter)
     kept: dict[str, list[Tensor]] = {"resid": [], "left": [], "hook_attn_out": [], "hook_mlp_out": []}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from lacscope.adapters import Adapter, adapt
+from lacscope.adapters import Adapter, adapt, inference
 from lacscope.choices import score_choices
 from lacscope.facts import model_attrs
 from lacscope.importance import block_influence
@@ -188,7 +188,7 @@ def _decode_ratios(adapter: Adapter, plan: Plan, prompt: list[int], steps: int, 
     return ratios
 
 
-@torch.inference_mode()
+@inference()
 def _decode_seconds(adapter: Adapter, within: AbstractContextManager[Any], prompt: list[int], steps: int) -> float:
     """Seconds of ``steps`` cached steps, prefill not counted."""
     tokens = torch.tensor([prompt], device=adapter.device)

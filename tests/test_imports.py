@@ -18,7 +18,7 @@ PACKAGE = Path(lacscope.__file__).parent
 # (plots, report, cli, demo, testing): it may import anything, and none of these may import it.
 ORDER = (
     ("atomic", "sealed", "temporary", "withheld", "dataset", "stacking", "thresholds", "sampling", "rules", "adapters"),
-    ("checks", "facts"),
+    ("checks", "facts", "leftovers"),
     ("load_errors", "gguf_metadata", "converted", "text_only", "twin", "models"),
     ("recorder",),
     ("halting_pass",),

@@ -16,6 +16,7 @@ from lacscope.adapters.bridge import BridgeAdapter as BridgeAdapter
 from lacscope.adapters.bridge import bridged_class as bridged_class
 from lacscope.adapters.bridge import build_bridge as build_bridge
 from lacscope.adapters.decode_state import identity_of as identity_of
+from lacscope.adapters.evaluation import evaluating as evaluating
 from lacscope.adapters.execution import Execution as Execution
 from lacscope.adapters.execution import executing as executing
 from lacscope.adapters.execution import execution_of as execution_of
@@ -48,6 +49,11 @@ def adapt(model: Any) -> Adapter:
     if isinstance(model, Adapter):
         return model
     finish()
+    return adapter_of(model)
+
+
+def adapter_of(model: Any) -> Adapter:
+    """The same, with the model left as it is."""
     if hasattr(model, "original_model") and hasattr(model, "blocks") and hasattr(model, "get_hook_point"):
         return BridgeAdapter(model)
     if hasattr(model, "input_to_embed") and hasattr(model, "hook_dict") and hasattr(model, "blocks"):

@@ -20,5 +20,5 @@ class Uncopied:
         raise RuntimeError(_COPIED)
 
 
-class Ours(Uncopied, functools.partial):  # type: ignore[type-arg]
+class Ours(Uncopied, functools.partial[Any]):
     """A function, as an object of our own."""

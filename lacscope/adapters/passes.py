@@ -1,7 +1,7 @@
 """Forward passes as they happen: where each begins and ends, and what it was given to read."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -80,7 +80,7 @@ def around(owner: nn.Module, name: str, outer: Callable[..., Any]) -> Temporary[
 
 
 @temporary
-def around_each(note: Note, methods: list[tuple[nn.Module, str, Callable[..., Any]]]) -> None:
+def around_each(note: Note, methods: Sequence[tuple[nn.Module, str, Callable[..., Any]]]) -> None:
     """:func:`around` of several methods."""
     for owner, name, outer in methods:
         wrapper = _Around(getattr(owner, name), outer, owner.__dict__.get(name, _MISSING))

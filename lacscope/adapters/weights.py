@@ -198,9 +198,7 @@ def dequantised(module: nn.Module, name: str, parameter: Tensor) -> Tensor:
             return tensor.dequantize()
     elif (scales := int8_scales(module, name)) is not None:
         return tensor.float() * scales.float().unsqueeze(-1) / 127
-    elif tensor.is_floating_point() and (tensor.dtype.itemsize > 1 or tensor.ndim < 2):
-        return tensor
-    elif tensor.ndim < 2:
+    elif (tensor.is_floating_point() and (tensor.dtype.itemsize > 1 or tensor.ndim < 2)) or tensor.ndim < 2:
         return tensor
     raise UnsupportedModelError(
         f"the weights of a {type(module).__name__} are kept as {tensor.dtype}, and cannot be read as a matrix. Load the "

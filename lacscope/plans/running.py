@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lacscope.adapters import Adapter, Execution, PassInput, around_each, executing
 from lacscope.checks import UnsupportedModelError, check_blocks, check_stream
@@ -55,11 +55,11 @@ def plan(model: Any, plan: Plan, *, decode: Plan | None = None) -> Temporary["Ru
     running = RunningPlan(adapter, plan, decode)
     # Before the plan runs: what is found out about the model is kept for its life.
     _check_model(adapter)
-    methods = [
+    trunk = adapter.trunk()
+    methods = [] if trunk is None else [(trunk, "forward", running.inside)]
+    methods += [
         (block, "forward", functools.partial(running.call, layer)) for layer, block in enumerate(adapter.model.blocks)
     ]
-    if (trunk := adapter.trunk()) is not None:
-        methods.insert(0, (trunk, "forward", running.inside))
     parts = together(executing(adapter.model, running.execution), adapter.watch(running), around_each(methods))
     return parts.giving(running)
 
