@@ -63,7 +63,7 @@ def _empty_slices_allowed(note: Note) -> None:
     warnings.filterwarnings("ignore", message="All-NaN slice|Mean of empty slice")
 
 
-def _leave(caught: warnings.catch_warnings[Any]) -> None:
+def _leave(caught: Any) -> None:
     with suppress(RuntimeError, AttributeError):  # it was not entered, or not wholly
         caught.__exit__(None, None, None)
 
