@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from lacscope.importance import z_density as z_density
     from lacscope.inputs import InputError as InputError
     from lacscope.inputs import InputWarning as InputWarning
+    from lacscope.leftovers import restore as restore
     from lacscope.masks import VoidMask as VoidMask
     from lacscope.models import ModelLoadError as ModelLoadError
     from lacscope.models import load_model as load_model
@@ -157,6 +158,7 @@ _HOMES = {
         "z_density",
     ),
     "inputs": ("InputError", "InputWarning"),
+    "leftovers": ("restore",),
     "masks": ("VoidMask",),
     "models": ("ModelLoadError", "load_model"),
     "painters": ("score_variants",),

@@ -7,7 +7,7 @@ import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter, adapt, reordering_plan
+from lacscope.adapters import Adapter, adapt, reordering_plan, without_gradients
 from lacscope.dataset import SampleTrace, build
 from lacscope.recorder import PassRecord, Run, assemble, run_attrs
 
@@ -58,7 +58,7 @@ def trace_from_cache(
     if attention_mask is not None:
         mask = attention_mask.to(tokens.device).bool()
     layerwise: dict[str, list[Tensor]] = {}
-    with torch.no_grad():
+    with without_gradients():
         for pre_key, post_key in keys:
             # Together on one device: the layers of the model may be on several.
             pre, post = (cache[key].to(tokens.device).float() for key in (pre_key, post_key))

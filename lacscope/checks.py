@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lacscope.adapters import Adapter, adapt, registered, self_check
+from lacscope.adapters import Adapter, adapt, registered, self_check, without_gradients
 from lacscope.adapters import UnsupportedModelError as UnsupportedModelError
 from lacscope.adapters.rounding import nearly_equal
 from lacscope.adapters.stream import StreamReport as StreamReport
@@ -132,7 +132,7 @@ def _takes_more_rows(adapter: Adapter) -> bool:
 
     ids = torch.arange(min(5, adapter.context_length or 5), device=adapter.device).unsqueeze(0) % adapter.vocab_size
     last = adapter.hook_point(f"blocks.{adapter.n_layers - 1}.hook_resid_post")
-    with adapter.quiet(), torch.no_grad(), registered([(last, twice)]):
+    with adapter.quiet(), without_gradients(), registered([(last, twice)]):
         try:
             logits, _ = adapter.step(ids, torch.ones_like(ids).bool(), None, use_cache=False, keep=1)
         except RuntimeError:
@@ -182,7 +182,7 @@ def _head_is_known(adapter: Adapter) -> bool:
 
     ids = torch.arange(min(5, adapter.context_length or 5), device=adapter.device).unsqueeze(0) % adapter.vocab_size
     last = adapter.hook_point(f"blocks.{adapter.n_layers - 1}.hook_resid_post")
-    with adapter.quiet(), torch.no_grad(), registered([(last, keep)]):
+    with adapter.quiet(), without_gradients(), registered([(last, keep)]):
         logits, _ = adapter.step(ids, torch.ones_like(ids).bool(), None, use_cache=False, keep=None)
         found = adapter.logits_of(seen[0])
     return found.shape == logits.shape and nearly_equal(found, logits)

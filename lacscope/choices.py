@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lacscope.adapters import Adapter
+from lacscope.adapters import Adapter, without_gradients
 from lacscope.checks import check_blocks, rows_at_once
 from lacscope.inputs import check_lengths
 from lacscope.questions import ReadQuestion, read_questions
@@ -96,7 +96,7 @@ def score_choices(
     likeliest = np.zeros(n_rows, dtype=int)
     done = 0
     for batch in batches:
-        with torch.no_grad(), adapter.evaluating():
+        with without_gradients(), adapter.evaluating():
             longest = int(batch.answer_lengths.max())
             logits, _ = adapter.step(batch.ids, batch.mask, None, use_cache=False, keep=longest + 1)
         logp[batch.members], likeliest[batch.members] = _answers(batch, logits)

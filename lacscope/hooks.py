@@ -15,8 +15,7 @@ import functools
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +28,7 @@ from lacscope.checks import check_blocks
 from lacscope.halting_pass import HaltingPass, Program, Readouts, make_program
 from lacscope.recorder import Recorder, Run, going_on_under_plan, under_plan
 from lacscope.rules import Effect, HaltingRule, needs_of
+from lacscope.temporary import Temporary, together
 
 __all__ = ["PaddingWarning", "RunWarning", "TrainingModeWarning", "halting", "halting_hooks"]
 
@@ -285,7 +285,6 @@ def halting_hooks(
     ]
 
 
-@contextmanager
 def halting(
     model: Any,
     rule: HaltingRule | None,
@@ -293,7 +292,7 @@ def halting(
     *,
     prompt_lengths: Sequence[int] | Int[Tensor, " batch"] | None = None,
     attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
-) -> Iterator[Recorder]:
+) -> Temporary[Recorder]:
     """Run anything on the model under a rule and an effect, and record every run.
 
     A pass with an empty cache starts a run, and one that goes on from what a run has read continues it. A
@@ -328,8 +327,7 @@ def halting(
         prompt_lengths=None if prompt_lengths is None else torch.as_tensor(prompt_lengths),
         attention_mask=None if attention_mask is None else torch.as_tensor(attention_mask).bool(),
     )
-    with run_session(session):
-        yield recorder
+    return run_session(session).giving(recorder)
 
 
 def _warn_of_training(adapter: Adapter) -> None:
@@ -342,8 +340,6 @@ def _warn_of_training(adapter: Adapter) -> None:
         )
 
 
-@contextmanager
-def run_session(session: HaltingSession) -> Iterator[None]:
+def run_session(session: HaltingSession) -> Temporary[None]:
     """The session's hooks on its model, for the length of the context."""
-    with session.adapter.watch(session), registered(session.points()):
-        yield
+    return together(session.adapter.watch(session), registered(session.points()))

@@ -19,6 +19,7 @@ from lacscope.checks import UnsupportedModelError, check_points
 from lacscope.converted import converted
 from lacscope.load_errors import ModelLoadError as ModelLoadError
 from lacscope.load_errors import in_brief
+from lacscope.temporary import Note, temporary
 from lacscope.text_only import is_wrapper, language_model
 from lacscope.twin import shared_twin
 
@@ -293,18 +294,18 @@ def _has_tokenizer(folder: str) -> bool:
     return not path.is_dir() or any(path.glob("*token*")) or any(path.glob("vocab.*"))
 
 
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
+@temporary
+def _no_progress_bar(note: Note) -> None:
     """transformers' bar over the loading of weights is over before it can be read, and stays in notebooks."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    note("progress bars", _show_progress_bars, logging, logging.is_progress_bar_enabled())
     logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+
+
+def _show_progress_bars(logging: Any, shown: bool) -> None:
+    if shown:
+        logging.enable_progress_bar()
 
 
 def _ask_hub(label: str) -> None:

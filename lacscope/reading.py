@@ -1,7 +1,6 @@
 """What one call of ``trace`` reads, and what is measured on the logits as they come."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,11 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter
+from lacscope.adapters import Adapter, inference, users_hooks, without_gradients
 from lacscope.adapters.weights import in_subclasses
 from lacscope.checks import require_full
 from lacscope.halting_pass import Program
 from lacscope.hooks import HaltingSession, run_session
+from lacscope.temporary import Temporary, together
 
 Progress = Callable[[int, int], None]
 Logits = Literal["none", "last", "all"]
@@ -92,26 +92,26 @@ class Batches:
         )
 
 
-@contextmanager
 def prepared(
     adapter: Adapter, session: HaltingSession, fwd_hooks: list[tuple[Any, Callable[..., Any]]]
-) -> Iterator[None]:
+) -> Temporary[None]:
     """The user's hooks, then ours, on the leanest path that serves both."""
     foreign = bool(fwd_hooks) or adapter.user_hooked()
     inside = set(session.program.points()) - set(_RESIDUAL_POINTS)
-    with ExitStack() as stack:
-        # Tensors caught by a user's hook under inference_mode could not be trained on; quanto's do not run under it.
-        plain = foreign or in_subclasses(adapter.model)
-        stack.enter_context(torch.no_grad() if plain else torch.inference_mode())
-        stack.enter_context(adapter.evaluating())
-        if not foreign and not inside:
-            stack.enter_context(adapter.lean())
-        else:
-            require_full(adapter)
-        if fwd_hooks:
-            stack.enter_context(adapter.model.hooks(fwd_hooks=fwd_hooks))
-        stack.enter_context(run_session(session))
-        yield
+    lean = together()
+    if foreign or inside:
+        require_full(adapter)
+    else:
+        lean = adapter.lean()
+    # Tensors caught by a user's hook under inference_mode could not be trained on; quanto's do not run under it.
+    plain = foreign or in_subclasses(adapter.model)
+    return together(
+        without_gradients() if plain else inference(),
+        adapter.evaluating(),
+        lean,
+        users_hooks(adapter.model, list(adapter.hook_points()), fwd_hooks),
+        run_session(session),
+    )
 
 
 @dataclass

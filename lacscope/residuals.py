@@ -8,7 +8,6 @@ blocks leave the stream as it is; any other plan is refused, since its states ha
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter, registered, reordering_plan
+from lacscope.adapters import Adapter, registered, reordering_plan, without_gradients
 from lacscope.checks import check_blocks, require_full, require_sublayers
 from lacscope.inputs import check_lengths, read_inputs
+from lacscope.temporary import Temporary, together
 
 Hook = tuple[str, Callable[..., Tensor | None]]
 Visit = Callable[[int, Tensor], None]
@@ -80,7 +80,7 @@ def read_residuals(
     return (_read(adapter, torch.tensor(ids, device=adapter.device), sublayers, logits) for ids in rows)
 
 
-@torch.no_grad()
+@without_gradients()
 def _read(adapter: Adapter, tokens: Int[Tensor, " pos"], sublayers: bool, logits: bool) -> Residuals:
     _refuse_reordered(adapter)
     kept: dict[str, list[Tensor]] = {"resid": [], "left": [], "hook_attn_out": [], "hook_mlp_out": []}
@@ -184,8 +184,7 @@ def _refuse_reordered(adapter: Adapter) -> None:
         )
 
 
-@contextmanager
-def _hooked(adapter: Adapter, hooks: Sequence[Hook], before: Sequence[Hook] = ()) -> Iterator[None]:
+def _hooked(adapter: Adapter, hooks: Sequence[Hook], before: Sequence[Hook] = ()) -> Temporary[None]:
     """These hooks after the user's, and ``before`` them, on the leanest path that has their points."""
     points = [(adapter.hook_point(name), hook) for name, hook in hooks]
     first = [(adapter.hook_point(name), hook) for name, hook in before]
@@ -196,15 +195,12 @@ def _hooked(adapter: Adapter, hooks: Sequence[Hook], before: Sequence[Hook] = ()
             "block-level ones alone: reload it with hooks='full'."
         )
     residual = all(name.endswith(("hook_resid_pre", "hook_resid_post")) for name, _ in hooks)
-    with ExitStack() as stack:
-        stack.enter_context(adapter.evaluating())
-        if residual and not adapter.user_hooked():
-            stack.enter_context(adapter.lean())
-        else:
-            require_full(adapter)
-        stack.enter_context(registered(first, first=True))
-        stack.enter_context(registered(points))
-        yield
+    lean = together()
+    if residual and not adapter.user_hooked():
+        lean = adapter.lean()
+    else:
+        require_full(adapter)
+    return together(adapter.evaluating(), lean, registered(first, first=True), registered(points))
 
 
 def _step(adapter: Adapter, tokens: Int[Tensor, "batch pos"], keep: int | None) -> Float[Tensor, "batch read vocab"]:

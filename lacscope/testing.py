@@ -140,6 +140,8 @@ def tiny_transformers_model(architecture: str = "llama", *, n_layers: int = 4, s
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from lacscope.adapters import without_gradients
+
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(sorted(ARCHITECTURES))}.")
     options = {**_COMMON, **ARCHITECTURES[architecture], **config}
@@ -149,7 +151,7 @@ def tiny_transformers_model(architecture: str = "llama", *, n_layers: int = 4, s
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(model_config)
         # Fresh weights are too small to move a norm: scaled up, blocks differ and deltas change sign.
-        with torch.no_grad():
+        with without_gradients():
             for parameter in model.parameters():
                 if parameter.ndim >= 2:
                     parameter.mul_(4.0)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lacscope.adapters import evaluating, without_gradients
 from lacscope.checks import nearly_equal
 
 # Text models that transformers ships inside a wrapper alone, and the causal model that computes the same on text:
@@ -101,14 +102,8 @@ def _same_logits(wrapper: Any, text: Any) -> bool:
     special = {v for k, v in wrapper.config.to_dict().items() if k.endswith(("_token_id", "_token_index"))}
     ids = [i for i in range(vocab) if i not in special][: 4 * PROBE : 4] or [0]
     tokens = torch.tensor([ids], device=text.get_input_embeddings().weight.device)
-    modes = [(module, module.training) for module in (*wrapper.modules(), *text.modules())]
     try:
-        for module, _ in modes:
-            module.training = False
-        with torch.no_grad():
+        with evaluating([*wrapper.modules(), *text.modules()]), without_gradients():
             return nearly_equal(text(input_ids=tokens).logits, wrapper(input_ids=tokens).logits)
     except (RuntimeError, ValueError, TypeError, NotImplementedError):
         return False
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from lacscope.adapters import Adapter, adapt
+from lacscope.adapters import Adapter, adapt, inference, without_gradients
 from lacscope.adapters.weights import in_subclasses
 from lacscope.choices import score_choices
 from lacscope.facts import model_attrs
@@ -192,7 +192,7 @@ def _decode_ratios(adapter: Adapter, plan: Plan, prompt: list[int], steps: int, 
 def _decode_seconds(adapter: Adapter, within: AbstractContextManager[Any], prompt: list[int], steps: int) -> float:
     """Seconds of ``steps`` cached steps, prefill not counted."""
     tokens = torch.tensor([prompt], device=adapter.device)
-    graph_free = torch.no_grad() if in_subclasses(adapter.model) else torch.inference_mode()
+    graph_free = without_gradients() if in_subclasses(adapter.model) else inference()
     with within, adapter.evaluating(), graph_free:
         mask = torch.ones_like(tokens).bool()
         _, cache = adapter.step(tokens, mask, None, use_cache=True, keep=1)

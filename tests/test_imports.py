@@ -17,9 +17,9 @@ PACKAGE = Path(lacscope.__file__).parent
 # A module imports from groups to its left, and within its own group. What is not named here is a front end
 # (plots, report, cli, demo, testing): it may import anything, and none of these may import it.
 ORDER = (
-    ("arguments", "atomic", "sealed", "text_files", "token_text", "normalised", "masks"),
+    ("arguments", "atomic", "sealed", "temporary", "text_files", "token_text", "normalised", "masks"),
     ("withheld", "dataset", "options", "stacking", "thresholds", "sampling", "rules", "adapters"),
-    ("checks", "facts"),
+    ("checks", "facts", "leftovers"),
     ("load_errors", "gguf_metadata", "converted", "text_only", "twin", "models"),
     ("recorder",),
     ("halting_pass",),
@@ -37,7 +37,7 @@ ORDER = (
 RANK = {module: rank for rank, group in enumerate(ORDER) for module in group}
 FRONT_END = len(ORDER)
 NO_TORCH = (
-    *("arguments", "atomic", "sealed", "text_files", "token_text", "shown", "normalised", "masks"),
+    *("arguments", "atomic", "sealed", "temporary", "text_files", "token_text", "shown", "normalised", "masks"),
     *("withheld", "dataset", "options", "stacking", "thresholds", "presets", "analyses", "plots", "tasks"),
 )
 

@@ -11,33 +11,49 @@ from typing import Any
 from lacscope.adapters.base import Adapter as Adapter
 from lacscope.adapters.base import UnsupportedModelError as UnsupportedModelError
 from lacscope.adapters.base import registered as registered
+from lacscope.adapters.base import users_hooks as users_hooks
 from lacscope.adapters.bridge import BridgeAdapter as BridgeAdapter
 from lacscope.adapters.bridge import bridged_class as bridged_class
 from lacscope.adapters.bridge import build_bridge as build_bridge
 from lacscope.adapters.decode_state import identity_of as identity_of
+from lacscope.adapters.evaluation import evaluating as evaluating
 from lacscope.adapters.execution import Execution as Execution
 from lacscope.adapters.execution import executing as executing
 from lacscope.adapters.execution import execution_of as execution_of
 from lacscope.adapters.execution import reordering_plan as reordering_plan
+from lacscope.adapters.grad_mode import dual_level as dual_level
+from lacscope.adapters.grad_mode import inference as inference
+from lacscope.adapters.grad_mode import with_gradients as with_gradients
+from lacscope.adapters.grad_mode import without_gradients as without_gradients
 from lacscope.adapters.hooked_transformer import HookedTransformerAdapter as HookedTransformerAdapter
 from lacscope.adapters.passes import PartialPassError as PartialPassError
 from lacscope.adapters.passes import PassInput as PassInput
 from lacscope.adapters.passes import PassListener as PassListener
 from lacscope.adapters.passes import around as around
+from lacscope.adapters.passes import around_each as around_each
 from lacscope.adapters.passes import first_keys as first_keys
 from lacscope.adapters.self_check import SelfCheck as SelfCheck
 from lacscope.adapters.self_check import known_self_check as known_self_check
 from lacscope.adapters.self_check import self_check as self_check
+from lacscope.temporary import finish
 
 
 def adapt(model: Any) -> Adapter:
     """The adapter of a ``TransformerBridge`` or a ``HookedTransformer``; TypeError for anything else.
+
+    What an interrupted context left on a model is undone first.
 
     Raises:
         UnsupportedModelError: a bridge without one stack of blocks, such as an encoder and a decoder.
     """
     if isinstance(model, Adapter):
         return model
+    finish()
+    return adapter_of(model)
+
+
+def adapter_of(model: Any) -> Adapter:
+    """The same, with the model left as it is."""
     if hasattr(model, "original_model") and hasattr(model, "blocks") and hasattr(model, "get_hook_point"):
         return BridgeAdapter(model)
     if hasattr(model, "input_to_embed") and hasattr(model, "hook_dict") and hasattr(model, "blocks"):

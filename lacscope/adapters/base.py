@@ -1,7 +1,6 @@
 """What lacscope asks of a model, whichever of TransformerLens's classes it is."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +9,9 @@ from torch import Tensor, nn
 
 from lacscope.adapters.evaluation import evaluating, random_in_training
 from lacscope.adapters.offloading import running_device
+from lacscope.adapters.ours import Ours
 from lacscope.adapters.passes import PassListener, unwatched
+from lacscope.temporary import Note, Temporary, temporary, together
 
 TokenHook = Callable[..., Any]
 
@@ -107,7 +108,7 @@ class Adapter:
         """Every module that a pass may run, TransformerLens's own included; some more than once."""
         yield from self.model.modules()
 
-    def evaluating(self) -> AbstractContextManager[None]:
+    def evaluating(self) -> Temporary[None]:
         """The model in evaluation mode; each module has its own flag back afterwards."""
         return evaluating(self.modules())
 
@@ -130,35 +131,23 @@ class Adapter:
         """The methods that :meth:`watch` puts a function around, as (owner, name)."""
         raise NotImplementedError
 
-    @contextmanager
-    def quiet(self) -> Iterator[None]:
+    def quiet(self) -> Temporary[None]:
         """Nobody's hooks, nobody watching and no dropout, for a check that must neither fire nor be recorded."""
-        with ExitStack() as stack:
-            stack.enter_context(self.evaluating())
-            for owner, name in self.watched():
-                stack.enter_context(unwatched(owner, name))
-            stack.enter_context(_hooks_off(list(self.hook_points())))
-            yield
+        return together(self.evaluating(), unwatched(self.watched()), _hooks_off(list(self.hook_points())))
 
-    @contextmanager
-    def lean(self, *, forced: bool = False) -> Iterator[None]:
+    def lean(self, *, forced: bool = False) -> Temporary[None]:
         """Blocks without the hook points inside them, where the class allows it; numbers stay the same.
 
         ``forced`` is for whoever wants to know whether they do.
         """
-        yield
+        return together()
 
-    @contextmanager
-    def not_running(self, layers: Iterable[int]) -> Iterator[None]:
+    def not_running(self, layers: Iterable[int]) -> Temporary[None]:
         """These blocks give back the stream that they are given, without running; their residual hooks still fire.
 
         Without a KV cache, to which such a block adds nothing.
         """
-        with ExitStack() as stack:
-            for layer in layers:
-                owner, forward = self._idle(layer)
-                stack.enter_context(_in_place_of_forward(owner, forward))
-            yield
+        return _in_place_of_forward([self._idle(layer) for layer in layers])
 
     def returned(self, layer: int, stream: Tensor) -> Any:
         """A stream as the block returns it: in a tuple, where the model expects one."""
@@ -195,8 +184,8 @@ class Adapter:
         """What the model does to the head's logits: soft-capping, scaling."""
         raise NotImplementedError
 
-    def watch(self, listener: PassListener) -> Any:
-        """Context manager: tell ``listener`` of every forward pass."""
+    def watch(self, listener: PassListener) -> Temporary[None]:
+        """Tell ``listener`` of every forward pass."""
         raise NotImplementedError
 
     def step(
@@ -219,29 +208,35 @@ class Adapter:
         raise NotImplementedError
 
 
-@contextmanager
-def _hooks_off(modules: list[nn.Module]) -> Iterator[None]:
+@temporary
+def _hooks_off(note: Note, modules: list[nn.Module]) -> None:
     """Hook points among these modules without any hook but TransformerLens's own."""
-    kept = [(point, point._forward_hooks) for point in modules if hasattr(point, "fwd_hooks") and point._forward_hooks]
-    with ExitStack() as stack:
-        for point, hooks in kept:
-            stack.callback(setattr, point, "_forward_hooks", hooks)
+    for point in modules:
+        if hasattr(point, "fwd_hooks") and point._forward_hooks:
+            note("hooks put aside", setattr, point, "_forward_hooks", point._forward_hooks)
             point._forward_hooks = _machinery(point)
-        yield
 
 
-@contextmanager
-def _in_place_of_forward(owner: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+@temporary
+def _in_place_of_forward(note: Note, forwards: list[tuple[nn.Module, Callable[..., Any]]]) -> None:
+    for owner, forward in forwards:
+        set_forward(note, owner, Ours(forward))
+
+
+def set_forward(note: Note, owner: nn.Module, forward: Ours) -> None:
+    """Have a module run ``forward`` in place of its own."""
     # Into __dict__: a bridge would hand an assigned attribute on to the layer that it wraps.
-    before = owner.__dict__.get("forward")
+    note("forward", _put_back_forward, owner, forward, owner.__dict__.get("forward"))
     owner.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del owner.__dict__["forward"]
-        else:
-            owner.__dict__["forward"] = before
+
+
+def _put_back_forward(owner: nn.Module, ours: Ours, before: Any) -> None:
+    if owner.__dict__.get("forward") is not ours:
+        return
+    if before is None:
+        del owner.__dict__["forward"]
+    else:
+        owner.__dict__["forward"] = before
 
 
 def _machinery(point: Any) -> Any:
@@ -255,18 +250,45 @@ def _machinery(point: Any) -> Any:
     return type(hooks)((id_, hook) for id_, hook in hooks.items() if id_ in own)
 
 
-@contextmanager
-def registered(points: list[tuple[Any, TokenHook]], *, first: bool = False) -> Iterator[None]:
-    """Hooks on hook points, after those that stand there or ``first``; each is taken off by its own handle."""
-    with ExitStack() as stack:
-        for point, hook in points:
-            handle = point.add_hook(hook, prepend=first)
-            if handle is None:  # TransformerLens 3.9 returns nothing
-                handle = point.fwd_hooks[0 if first else -1]
-            stack.callback(_take_off, point, handle)
-        yield
+@temporary
+def registered(note: Note, points: list[tuple[Any, TokenHook]], *, first: bool = False) -> None:
+    """Hooks on hook points, after those that stand there or ``first``; none but they are taken off."""
+    for point, hook in points:
+        ours = Ours(hook)
+        note("hook", _take_off, point, ours)
+        point.add_hook(ours, prepend=first)
 
 
-def _take_off(point: Any, handle: Any) -> None:
-    handle.hook.remove()
-    point.fwd_hooks[:] = [kept for kept in point.fwd_hooks if kept is not handle]
+@temporary
+def users_hooks(note: Note, model: Any, points: list[Any], fwd_hooks: list[tuple[Any, TokenHook]]) -> None:
+    """A user's ``(name or filter, fn)`` hooks, which may stand on any of the model's hook points.
+
+    TransformerLens's own context leaves them there where Ctrl-C comes as it is entered or left.
+    """
+    ours = [(name, Ours(hook)) for name, hook in fwd_hooks]
+    note("hooks of a call", _take_off_all, model, points, [hook for _, hook in ours])
+    for name, hook in ours:
+        model.add_hook(name, hook)
+
+
+def _take_off_all(model: Any, points: list[Any], hooks: list[Ours]) -> None:
+    for point in points:
+        if point._forward_hooks or point.fwd_hooks:
+            _take_off(point, *hooks)
+
+
+def _take_off(point: Any, *hooks: Ours) -> None:
+    # Also one that TransformerLens was interrupted in adding: PyTorch has it, and the point no handle yet.
+    ids = {id_ for id_, made in point._forward_hooks.items() if any(_is_made_of(made, hook) for hook in hooks)}
+    handles = [one for one in point.fwd_hooks if one.hook.id in ids or any(one.user_hook is hook for hook in hooks)]
+    for handle in handles:
+        handle.hook.remove()
+    for id_ in ids:
+        point._forward_hooks.pop(id_, None)
+    point.fwd_hooks[:] = [kept for kept in point.fwd_hooks if not any(kept is handle for handle in handles)]
+
+
+def _is_made_of(made: Any, hook: Ours) -> bool:
+    """True for what TransformerLens registers with PyTorch for this hook: a function that closes over it."""
+    names = getattr(getattr(made, "__code__", None), "co_freevars", ())
+    return "hook" in names and made.__closure__[names.index("hook")].cell_contents is hook

@@ -4,7 +4,6 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,9 +12,12 @@ from torch import Tensor, nn
 
 from lacscope.adapters import decode_state
 from lacscope.adapters.bare_twin import reference_of
-from lacscope.adapters.base import Adapter, UnsupportedModelError
-from lacscope.adapters.passes import PARTIAL_PASS, PartialPassError, PassInput, PassListener, around
+from lacscope.adapters.base import Adapter, UnsupportedModelError, set_forward
+from lacscope.adapters.grad_mode import without_gradients
+from lacscope.adapters.ours import Ours
+from lacscope.adapters.passes import PARTIAL_PASS, PartialPassError, PassInput, PassListener, around, around_each
 from lacscope.adapters.rounding import repeats
+from lacscope.temporary import Note, Temporary, together
 
 _NEEDS_POSITIONS: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
 NO_POSITIONS = (
@@ -50,14 +52,11 @@ class BridgeAdapter(Adapter):
     def hook_points(self) -> Iterator[Any]:
         return iter(self.model._hook_registry.values())
 
-    @contextmanager
-    def lean(self, *, forced: bool = False) -> Iterator[None]:
+    def lean(self, *, forced: bool = False) -> Temporary[None]:
         # In compatibility mode the processed weights live in the bridged submodules.
         if getattr(self.model, "compatibility_mode", False) or not (forced or self._lean_is_exact()):
-            yield
-            return
-        with self._unhooked_blocks(), self._direct_blocks():
-            yield
+            return together()
+        return Temporary(self._unhook_blocks, self._make_blocks_direct)
 
     def _lean_is_exact(self) -> bool:
         """True where the blocks' own submodules give the bridged ones' logits, bit for bit; tried once a model.
@@ -68,9 +67,9 @@ class BridgeAdapter(Adapter):
         if self.model not in _LEAN_IS_EXACT:
             ids = torch.arange(min(16, self.context_length or 16), device=self.device).unsqueeze(0) % self.vocab_size
             mask = torch.ones_like(ids).bool()
-            with self.quiet(), torch.no_grad():
+            with self.quiet(), without_gradients():
                 bridged, _ = self.step(ids, mask, None, use_cache=False, keep=None)
-                with self._unhooked_blocks(), self._direct_blocks():
+                with self.lean(forced=True):
                     plain, _ = self.step(ids, mask, None, use_cache=False, keep=None)
             _LEAN_IS_EXACT[self.model] = repeats(bridged, plain)
         return _LEAN_IS_EXACT[self.model]
@@ -94,8 +93,7 @@ class BridgeAdapter(Adapter):
     def reference(self) -> tuple[Callable[..., Any] | None, str]:
         return reference_of(self.model)
 
-    @contextmanager
-    def _unhooked_blocks(self) -> Iterator[None]:
+    def _unhook_blocks(self, note: Note) -> None:
         swapped: list[tuple[nn.Module, str, nn.Module]] = []
         for block in self.model.blocks:
             for parent in list(block.original_component.modules()):
@@ -103,31 +101,20 @@ class BridgeAdapter(Adapter):
                     original = getattr(child, "original_component", None) if child is not None else None
                     if original is not None and hasattr(child, "hook_out") and _runs_the_original(child):
                         swapped.append((parent, name, child))
-        try:
-            for parent, name, child in swapped:
-                parent._modules[name] = child.original_component  # type: ignore[assignment]
-            yield
-        finally:
-            for parent, name, child in swapped:
-                parent._modules[name] = child
+        for parent, name, child in swapped:
+            note("submodule", _put_back, parent, name, child)
+            parent._modules[name] = child.original_component  # type: ignore[assignment]
 
-    @contextmanager
-    def _direct_blocks(self) -> Iterator[None]:
+    def _make_blocks_direct(self, note: Note) -> None:
         """Blocks that fire their two residual points about the layer and do nothing else.
 
         The bridge's own forward looks at the layer's signature, at captures and at stop flags on every call: half
         the overhead of a decode step.
         """
         # What something else put about a block's forward, such as a plan, stays.
-        blocks = [block for block in self.model.blocks if _is_plain(block) and "forward" not in block.__dict__]
-        try:
-            for block in blocks:
-                # Into __dict__: the bridge would hand an assigned attribute on to the layer.
-                block.__dict__["forward"] = functools.partial(_forward_directly, block)
-            yield
-        finally:
-            for block in blocks:
-                block.__dict__.pop("forward", None)
+        for block in self.model.blocks:
+            if _is_plain(block) and "forward" not in block.__dict__:
+                set_forward(note, block, Ours(_forward_directly, block))
 
     def returned(self, layer: int, stream: Tensor) -> Any:
         return _give_back(self._output_sizes()[layer], stream)
@@ -141,17 +128,15 @@ class BridgeAdapter(Adapter):
         if self.model not in _OUTPUT_SIZES:
             sizes: list[int | None] = []
 
-            def look(module: nn.Module, args: Any, output: Any) -> None:
+            def look(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+                output = forward(*args, **kwargs)
                 sizes.append(len(output) if isinstance(output, tuple) else None)
+                return output
 
             ids = torch.zeros((1, 1), dtype=torch.long, device=self.device)
-            handles = [block.original_component.register_forward_hook(look) for block in self.model.blocks]
-            try:
-                with self.quiet(), torch.no_grad():
-                    self.step(ids, torch.ones_like(ids).bool(), None, use_cache=False, keep=1)
-            finally:
-                for handle in handles:
-                    handle.remove()
+            layers = [(block.original_component, "forward", look) for block in self.model.blocks]
+            with self.quiet(), without_gradients(), around_each(layers):
+                self.step(ids, torch.ones_like(ids).bool(), None, use_cache=False, keep=1)
             _OUTPUT_SIZES[self.model] = sizes
         return _OUTPUT_SIZES[self.model]
 
@@ -166,8 +151,7 @@ class BridgeAdapter(Adapter):
     def watched(self) -> list[tuple[nn.Module, str]]:
         return [(self.model.original_model, "forward")]
 
-    @contextmanager
-    def watch(self, listener: PassListener) -> Iterator[None]:
+    def watch(self, listener: PassListener) -> Temporary[None]:
         from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
         def outer(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -196,8 +180,7 @@ class BridgeAdapter(Adapter):
                 listener.close_pass(decode_state.identity_of(state), completed)
             return output
 
-        with around(self.model.original_model, "forward", outer):
-            yield
+        return around(self.model.original_model, "forward", outer)
 
     def step(
         self,
@@ -245,8 +228,10 @@ class BridgeAdapter(Adapter):
             seen.append(decode_state.state_of(kwargs, output))
             return output
 
-        with around(original, "forward", look), held.lent(original) if held is not None else nullcontext():
+        with around(original, "forward", look), together() if held is None else held.lent(original):
             logits = self.model(tokens, return_type="logits", use_cache=use_cache, **extra)
+            if held is not None:
+                held.keep(original)
         return logits, held if held is not None else seen[-1] if use_cache else None
 
     def select_rows(self, cache: Any, rows: Int[Tensor, " row"]) -> None:
@@ -278,6 +263,11 @@ def _read_transformers_call(
     fits = isinstance(mask, Tensor) and mask.shape == (n_rows, past_length + n_new)
     given = PassInput(tokens, mask.bool() if fits else None, past_length, cache, read is None)
     return given, None if read is None else read + int(n_new)
+
+
+def _put_back(parent: nn.Module, name: str, child: nn.Module) -> None:
+    if parent._modules.get(name) is child.original_component:
+        parent._modules[name] = child
 
 
 def _runs_the_original(component: Any) -> bool:

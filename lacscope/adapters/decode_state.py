@@ -7,12 +7,13 @@ reads each token of a decode as a prompt of its own.
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
+
+from lacscope.temporary import Note, Temporary
 
 USUAL = "past_key_values"
 _NAMES = (USUAL, "cache_params", "state")
@@ -30,20 +31,21 @@ class HeldState:
         self.cache = cache
         self.held: list[tuple[nn.Module, str, Any]] = []
 
-    @contextmanager
-    def lent(self, model: nn.Module) -> Iterator[None]:
-        """This state in the modules of the model for one pass; then it is read, and they get back what they had."""
-        before = list(_held(model))
-        try:
-            for module, name, _ in before:
+    def lent(self, model: nn.Module) -> Temporary[None]:
+        """This state in the modules of the model for one pass; then they get back what they had."""
+
+        def lend(note: Note) -> None:
+            for module, name, value in list(_held(model)):
+                note("recurrent state", setattr, module, name, value)
                 setattr(module, name, None)
             for module, name, value in self.held:
                 setattr(module, name, value)
-            yield
-            self.held = list(_held(model))
-        finally:
-            for module, name, value in before:
-                setattr(module, name, value)
+
+        return Temporary(lend)
+
+    def keep(self, model: nn.Module) -> None:
+        """What the modules hold after that pass, before it ends."""
+        self.held = list(_held(model))
 
     def select(self, rows: Tensor) -> None:
         select_rows(self.cache, rows)

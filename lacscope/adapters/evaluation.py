@@ -1,26 +1,23 @@
 """A model in evaluation mode for a while, and what training mode would change of its numbers."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
+from lacscope.temporary import Note, temporary
+
 _RANDOM = ("drop", "jitter")
 
 
-@contextmanager
-def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+@temporary
+def evaluating(note: Note, modules: Iterable[nn.Module]) -> None:
     """These modules in evaluation mode; each gets its own flag back, whatever happens."""
     # The flag itself, not ``train(False)``: some modules do more than that on being asked (merge their adapters).
-    training = [module for module in modules if module.training]
-    try:
-        for module in training:
+    for module in modules:
+        if module.training:
+            note("training mode", setattr, module, "training", True)
             module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def random_in_training(modules: Iterable[nn.Module]) -> str:

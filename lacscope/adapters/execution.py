@@ -5,10 +5,10 @@ The plan writes here where it is, and whoever hooks the blocks can look.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from lacscope.temporary import Note, temporary
 
 _NAME = "_lacscope_execution"
 
@@ -44,17 +44,19 @@ def reordering_plan(model: Any, n_layers: int) -> str | None:
     return plan["plan"] if plan and plan["blocks"] != list(range(n_layers)) else None
 
 
-@contextmanager
-def executing(model: Any, execution: Execution) -> Iterator[None]:
+@temporary
+def executing(note: Note, model: Any, execution: Execution) -> None:
     """Have :func:`execution_of` find this. RuntimeError where the model runs under a plan already."""
     if _NAME in model.__dict__:
         raise RuntimeError(
             f"the model already runs under the plan {model.__dict__[_NAME].text}: plans do not nest. Leave that "
             "context first, or change the plan with the .change(plan) of what it yields."
         )
+    note("plan", _end, model, execution)
     # Into __dict__: modules look at what is assigned to them.
     model.__dict__[_NAME] = execution
-    try:
-        yield
-    finally:
+
+
+def _end(model: Any, execution: Execution) -> None:
+    if model.__dict__.get(_NAME) is execution:
         del model.__dict__[_NAME]

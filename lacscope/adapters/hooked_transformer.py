@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lacscope.adapters.base import Adapter
-from lacscope.adapters.passes import PARTIAL_PASS, PartialPassError, PassInput, PassListener, around
+from lacscope.adapters.passes import PARTIAL_PASS, PartialPassError, PassInput, PassListener, around_each
+from lacscope.temporary import Temporary
 
 
 class _HookedTransformerReading:
@@ -112,8 +112,7 @@ class HookedTransformerAdapter(Adapter):
         model = self.model
         return [(model, "forward"), (model, "input_to_embed"), (model, "generate"), (model.embed, "forward")]
 
-    @contextmanager
-    def watch(self, listener: PassListener) -> Iterator[None]:
+    def watch(self, listener: PassListener) -> Temporary[None]:
         # ``forward`` finds tokens and mask in ``input_to_embed``; ``generate`` embeds them by itself and calls
         # ``forward`` with streams, so there the tokens are those that it embedded.
         reading = _HookedTransformerReading(self.model, listener)
@@ -123,10 +122,7 @@ class HookedTransformerAdapter(Adapter):
             reading.generate,
             reading.embed,
         )
-        with ExitStack() as stack:
-            for (owner, name), outer in zip(self.watched(), outers, strict=True):
-                stack.enter_context(around(owner, name, outer))
-            yield
+        return around_each([(*method, outer) for method, outer in zip(self.watched(), outers, strict=True)])
 
     def step(
         self,

@@ -1,8 +1,7 @@
 """Forward passes as they happen: where each begins and ends, and what it was given to read."""
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +9,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from lacscope.adapters.decode_state import first_state
+from lacscope.adapters.ours import Uncopied
+from lacscope.temporary import Note, Temporary, temporary
 
 _MISSING = object()
 
@@ -58,7 +59,7 @@ def first_keys(cache: Any) -> Tensor | None:
     return cache[0].past_keys if hasattr(cache, "entries") else first_state(cache)
 
 
-class _Around:
+class _Around(Uncopied):
     """A method of one object with a function around it; transparent once switched off."""
 
     def __init__(self, inner: Callable[..., Any], around: Callable[..., Any], previous: Any) -> None:
@@ -69,41 +70,46 @@ class _Around:
         return self.around(self.inner, *args, **kwargs) if self.active else self.inner(*args, **kwargs)
 
 
-@contextmanager
-def around(owner: nn.Module, name: str, outer: Callable[..., Any]) -> Iterator[None]:
+def around(owner: nn.Module, name: str, outer: Callable[..., Any]) -> Temporary[None]:
     """Put ``outer(inner, *args, **kwargs)`` about one object's method.
 
     Module hooks would do, but they do not close on KeyboardInterrupt, and ``run_with_hooks`` of a
     HookedTransformer calls ``forward`` without them. Contexts may close in any order.
     """
-    wrapper = _Around(getattr(owner, name), outer, owner.__dict__.get(name, _MISSING))
-    owner.__dict__[name] = wrapper
-    try:
-        yield
-    finally:
-        wrapper.active = False
-        top = owner.__dict__.get(name, _MISSING)
-        while isinstance(top, _Around) and not top.active:
-            top = top.previous
-        if top is _MISSING:
-            owner.__dict__.pop(name, None)
-        else:
-            owner.__dict__[name] = top
+    return around_each([(owner, name, outer)])
 
 
-@contextmanager
-def unwatched(owner: nn.Module, name: str) -> Iterator[None]:
-    """One object's method without anything that :func:`around` put about it."""
-    top = bottom = owner.__dict__.get(name, _MISSING)
-    while isinstance(bottom, _Around):
-        bottom = bottom.previous
-    if bottom is top:
-        yield
-        return
-    del owner.__dict__[name]
-    if bottom is not _MISSING:
-        owner.__dict__[name] = bottom
-    try:
-        yield
-    finally:
+@temporary
+def around_each(note: Note, methods: Sequence[tuple[nn.Module, str, Callable[..., Any]]]) -> None:
+    """:func:`around` of several methods."""
+    for owner, name, outer in methods:
+        wrapper = _Around(getattr(owner, name), outer, owner.__dict__.get(name, _MISSING))
+        note(f"function around {name}", _switch_off, owner, name, wrapper)
+        owner.__dict__[name] = wrapper
+
+
+def _switch_off(owner: nn.Module, name: str, wrapper: _Around) -> None:
+    wrapper.active = False
+    _set(owner, name, owner.__dict__.get(name, _MISSING))
+
+
+def _set(owner: nn.Module, name: str, top: Any) -> None:
+    """The method as ``top`` has it, without what was switched off."""
+    while isinstance(top, _Around) and not top.active:
+        top = top.previous
+    if top is _MISSING:
+        owner.__dict__.pop(name, None)
+    else:
         owner.__dict__[name] = top
+
+
+@temporary
+def unwatched(note: Note, methods: list[tuple[nn.Module, str]]) -> None:
+    """Methods without anything that :func:`around` put about them."""
+    for owner, name in methods:
+        top = bottom = owner.__dict__.get(name, _MISSING)
+        while isinstance(bottom, _Around):
+            bottom = bottom.previous
+        if bottom is not top:
+            note(f"{name} unwatched", _set, owner, name, top)
+            _set(owner, name, bottom)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lacscope.adapters.base import Adapter, UnsupportedModelError, registered
 from lacscope.adapters.execution import execution_of
+from lacscope.adapters.grad_mode import without_gradients
 
 EQUAL, UNKNOWN = "equal", "not compared"
 N_TOKENS = 12
@@ -71,7 +72,7 @@ def self_check(adapter: Adapter) -> SelfCheck | None:
         UnsupportedModelError: the model cannot read a prompt at all.
     """
     if adapter.model not in _REPORTS and execution_of(adapter.model) is None:
-        with adapter.quiet(), torch.no_grad():
+        with adapter.quiet(), without_gradients():
             found = _Check(adapter).run()
         if found is None:
             return None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lacscope.adapters import Adapter, UnsupportedModelError, adapt, registered
+from lacscope.adapters.grad_mode import without_gradients
 from lacscope.adapters.rounding import nearly_equal as nearly_equal
 
 
@@ -40,7 +41,7 @@ def check_stream(model: Any) -> StreamReport:
 
 
 def _inspect_stream(adapter: Adapter) -> StreamReport:
-    with adapter.quiet(), torch.no_grad():
+    with adapter.quiet(), without_gradients():
         names = ("hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
         seen = _short_pass(adapter, names, zero=False)
         layers = range(adapter.n_layers)

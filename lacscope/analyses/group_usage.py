@@ -208,8 +208,8 @@ def _ratios(
     tops, bottoms = tokens.sums(above), tokens.sums(below)
     tops = tops.reshape(*tops.shape[:2], -1)
     total = bottoms.sum(0)
-    with np.errstate(invalid="ignore"):
-        middle = tops.sum(0) / total[:, None]
+    middle = tops.sum(0)
+    middle = np.divide(middle, total[:, None], out=np.full_like(middle, np.nan, dtype=float), where=total[:, None] != 0)
     ends = np.stack([draw(tops[:, group], bottoms[:, group]) for group in range(len(tokens.names))], axis=1)
     coords = {"group": tokens.names} | {dim: above[dim].values for dim in further}
     dims = ("group", *further)

@@ -1,12 +1,15 @@
 """Norm and change of norm by layer and phase, sinks told apart: of a trace, and of a run's norms table."""
 
 import warnings
+from contextlib import suppress
+from typing import Any
 
 import pandas as pd
 import xarray as xr
 
 from lacscope.analyses.usage import by_phase, without_token_coords
 from lacscope.dataset import model_named, validate
+from lacscope.temporary import Note, temporary
 
 QUANTITIES = ("resid_post_norm", "delta_norm")
 _KEYS = ["model", "task", "phase", "layer"]
@@ -32,8 +35,7 @@ def norm_profile(trace: xr.Dataset) -> xr.Dataset:
     is_sink = without_token_coords(trace["sink"])
     plain, sinks = valid & ~is_sink, valid & is_sink
     over = ("sample", "token")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="All-NaN slice|Mean of empty slice")
+    with _empty_slices_allowed():
         quartiles = values.where(plain).quantile([0.25, 0.5, 0.75], dim=over)
         mean = values.where(valid).mean(over)
     size = abs(values)
@@ -51,6 +53,19 @@ def norm_profile(trace: xr.Dataset) -> xr.Dataset:
     ).transpose("quantity", "phase", "layer", ...)
     found.attrs = {**model_named(trace.attrs), "n_samples": trace.sizes["sample"]}
     return found
+
+
+@temporary
+def _empty_slices_allowed(note: Note) -> None:
+    caught = warnings.catch_warnings()
+    note("warning filters", _leave, caught)
+    caught.__enter__()
+    warnings.filterwarnings("ignore", message="All-NaN slice|Mean of empty slice")
+
+
+def _leave(caught: Any) -> None:
+    with suppress(RuntimeError, AttributeError):  # it was not entered, or not wholly
+        caught.__exit__(None, None, None)
 
 
 def norms_by_layer(norms: pd.DataFrame) -> pd.DataFrame:

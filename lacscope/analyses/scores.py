@@ -131,10 +131,9 @@ def usage_by_layer(scores: pd.DataFrame, *, effect: str = "observe", scoring: st
         kept.append([layer_counts(part, "prefill"), layer_counts(part, "decode")])
         plain.append((kept[-1][0] - layer_counts(part, "sink"), part["n_prefill"].sum() - part["n_sink"].sum()))
     n, active = np.array(counts, float), np.array(kept, float)
-    with np.errstate(invalid="ignore"):
-        usage = active / n[:, :, None]
-        without = usage.copy()
-        without[:, 0] = np.stack([above / np.float64(below) for above, below in plain])
+    usage = _shares(active, n[:, :, None])
+    without = usage.copy()
+    without[:, 0] = np.stack([_shares(above, np.float64(below)) for above, below in plain])
     top = usage.max(-1, keepdims=True)
     relative = np.divide(usage, top, out=np.full_like(usage, math.nan), where=top > 0)
     over = ("alpha", "phase", "layer")
@@ -231,3 +230,8 @@ def _early(rows: pd.DataFrame, full: pd.DataFrame) -> dict[str, int | float]:
         "accuracy_early_full": float(reference.mean()) if len(exits) else math.nan,
         "kl_early": float(exits["kl_to_full"].median()) if exits["kl_to_full"].notna().any() else math.nan,
     }
+
+
+def _shares(counts: np.ndarray, n: np.ndarray | np.float64) -> np.ndarray:
+    """Counts over n, NaN where nothing was counted."""
+    return np.divide(counts, n, out=np.full(np.shape(counts), np.nan), where=n > 0)

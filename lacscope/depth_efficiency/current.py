@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import torch
 import xarray as xr
 
+from lacscope.adapters import without_gradients
 from lacscope.depth_efficiency.cuts import current_variants
 from lacscope.depth_efficiency.prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.depth_efficiency.skip_influence import (
@@ -26,7 +26,7 @@ CSORDAS_CURRENT = Preset(
 )
 
 
-@torch.no_grad()
+@without_gradients()
 def current_skip_influence(
     model: Any,
     inputs: Any,

@@ -7,6 +7,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lacscope.adapters import without_gradients
 from lacscope.checks import check_blocks
 from lacscope.depth_efficiency.answered import Answered, answer_logits, map_over_tokens, read_answered
 from lacscope.depth_efficiency.positions import kept_tokens
@@ -24,7 +25,7 @@ CSORDAS_ERASURE = Preset(
 )
 
 
-@torch.no_grad()
+@without_gradients()
 def residual_erasure(
     model: Any,
     inputs: Any,

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import xarray as xr
 
+from lacscope.adapters import without_gradients
 from lacscope.depth_efficiency.cuts import cut_settings, cut_table, future_variants, take_cuts
 from lacscope.depth_efficiency.prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.depth_efficiency.skip_influence import (
@@ -35,7 +35,7 @@ CSORDAS_FUTURE = Preset(
 )
 
 
-@torch.no_grad()
+@without_gradients()
 def future_skip_influence(
     model: Any,
     inputs: Any,

@@ -7,6 +7,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from lacscope.adapters import with_gradients, without_gradients
 from lacscope.checks import check_blocks, require_derivatives
 from lacscope.depth_efficiency.answered import Answered, answer_logits, map_over_tokens, read_answered
 from lacscope.depth_efficiency.prompts import CSORDAS_QUESTIONS_DATA
@@ -135,14 +136,14 @@ class _Path:
     def attribute(self, ratios: Float[Tensor, " step"], batch_size: int) -> Float[Tensor, " pos"]:
         gradient = torch.zeros_like(self._end, dtype=torch.float32)
         for part in ratios.to(self._end.device).split(batch_size):
-            with torch.enable_grad():
+            with with_gradients():
                 streams = self._between(part).requires_grad_()
                 # Of the streams alone: backward() would leave gradients on the model's weights.
                 (slope,) = torch.autograd.grad(self._target(streams).sum(), streams)
             gradient += slope.float().sum(0)
         return ((self._end - self._start).float() * gradient).sum(-1) / len(ratios)
 
-    @torch.no_grad()
+    @without_gradients()
     def change(self) -> Float[Tensor, ""]:
         start, end = self._target(torch.stack([self._start, self._end]))
         return end - start

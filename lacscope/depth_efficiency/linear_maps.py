@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from lacscope.adapters import Adapter
+from lacscope.adapters import Adapter, without_gradients
 from lacscope.checks import check_blocks
 from lacscope.facts import model_attrs
 from lacscope.inputs import InputError, read_inputs
@@ -38,7 +38,7 @@ class TokenizerMismatchError(ValueError):
     """Two models that do not read the same tokens."""
 
 
-@torch.no_grad()
+@without_gradients()
 def linear_maps(
     model_a: Any,
     model_b: Any,

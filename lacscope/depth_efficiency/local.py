@@ -9,6 +9,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
+from lacscope.adapters import without_gradients
 from lacscope.checks import check_blocks
 from lacscope.depth_efficiency.cuts import current_variants, cut_settings, cut_table, future_variants, take_cuts
 from lacscope.depth_efficiency.prompts import CSORDAS_PROMPT_FORMAT
@@ -43,7 +44,7 @@ CSORDAS_LOCAL = Preset(
 )
 
 
-@torch.no_grad()
+@without_gradients()
 def local_skip_influence(
     model: Any,
     inputs: Any,

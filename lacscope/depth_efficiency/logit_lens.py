@@ -8,6 +8,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from lacscope.adapters import without_gradients
 from lacscope.checks import check_blocks
 from lacscope.depth_efficiency.positions import kept_tokens, positions_in_words
 from lacscope.depth_efficiency.prompts import CSORDAS_PROMPT_FORMAT
@@ -32,7 +33,7 @@ CSORDAS_LOGIT_LENS = Preset(
 )
 
 
-@torch.no_grad()
+@without_gradients()
 def logit_lens(
     model: Any,
     inputs: Any,

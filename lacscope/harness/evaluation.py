@@ -2,17 +2,18 @@
 
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lm_eval
 import numpy as np
 import torch
+from torch import Tensor
 
 from lacscope.harness.choose import find_tasks
 from lacscope.harness.model import LacscopeLM
 from lacscope.rules import Effect, HaltingRule
+from lacscope.temporary import Note, temporary
 
 
 def evaluate(
@@ -81,12 +82,15 @@ def _leaves(name: str, groups: Mapping[str, Sequence[str]]) -> set[str]:
     return {name} if not members else set().union(*(_leaves(member, groups) for member in members))
 
 
-@contextmanager
-def _random_state_put_back() -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+@temporary
+def _random_state_put_back(note: Note) -> None:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    note("random state", _set_states, random, random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)  # noqa: NPY002
+
+
+def _set_states(_: Any, python: Any, numpy: Any, cpu: Tensor, cuda: list[Tensor]) -> None:
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
+    torch.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)

@@ -12,7 +12,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter
+from lacscope.adapters import Adapter, without_gradients
 from lacscope.checks import check_blocks
 from lacscope.facts import model_attrs
 from lacscope.importance.bypassed import (
@@ -31,7 +31,7 @@ from lacscope.reading import Progress
 from lacscope.residuals import Residuals, read_residuals
 
 
-@torch.no_grad()
+@without_gradients()
 def causal_ablation(
     model: Any,
     inputs: Any,

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 
-from lacscope.adapters import Adapter
+from lacscope.adapters import Adapter, without_gradients
 from lacscope.checks import check_blocks
 from lacscope.choices import choice_rows, score_choices
 from lacscope.facts import model_attrs
@@ -114,7 +113,7 @@ def _scores_without_each(
     return found
 
 
-@torch.no_grad()
+@without_gradients()
 def _scores_bypassed_at(
     adapter: Adapter,
     questions: Sequence[Question],

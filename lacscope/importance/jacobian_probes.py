@@ -1,7 +1,6 @@
 """Jacobian-vector products of every block at one token, in forward mode, within a cached decode step."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,14 +8,14 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lacscope.adapters import Adapter, registered
+from lacscope.adapters import Adapter, dual_level, registered, without_gradients
 from lacscope.checks import UnsupportedModelError, require_derivatives
 from lacscope.residuals import Residuals
+from lacscope.temporary import Note, Temporary, temporary, together
 
 
-@torch.no_grad()
+@without_gradients()
 def identity_distances(
     adapter: Adapter, read: Residuals, kept: Bool[Tensor, " pos"], n_probes: int, rng: np.random.Generator
 ) -> Float[Tensor, "layer token"]:
@@ -34,7 +33,7 @@ def identity_distances(
     cache = None
     d_model = read.stream.shape[-1]
     last = int(kept.nonzero().max()) if bool(kept.any()) else -1
-    with probe.on(adapter), adapter.evaluating():
+    with probe.on(adapter), adapter.evaluating(), _plain_attention():
         for t in range(last + 1):
             probe.tangent = None
             if bool(kept[t]):
@@ -42,7 +41,7 @@ def identity_distances(
             token = read.tokens[t].expand(n_probes, 1)
             seen = torch.ones(n_probes, t + 1, dtype=torch.bool, device=token.device)
             try:
-                with forward_ad.dual_level():
+                with dual_level():
                     _, cache = adapter.step(token, seen, cache, use_cache=True, keep=1)
             except NotImplementedError as error:
                 raise UnsupportedModelError(
@@ -54,6 +53,20 @@ def identity_distances(
     return torch.stack(columns, dim=1) if columns else torch.empty(adapter.n_layers, 0)
 
 
+@temporary
+def _plain_attention(note: Note) -> None:
+    """Attention by the one kernel that has forward-mode derivatives."""
+    backends = torch.backends.cuda
+    for kernel in ("math", "flash", "mem_efficient", "cudnn"):
+        enable = f"enable_{kernel}_sdp"
+        note("attention kernel", _call, backends, enable, getattr(backends, f"{kernel}_sdp_enabled")())
+        _call(backends, enable, kernel == "math")
+
+
+def _call(owner: Any, name: str, value: bool) -> None:
+    getattr(owner, name)(value)
+
+
 class _Probe:
     """Gives what enters each block a tangent of its own, and compares with it the tangent that leaves."""
 
@@ -61,20 +74,15 @@ class _Probe:
         self.tangent: Tensor | None = None
         self.found = [torch.empty(())] * n_layers
 
-    @contextmanager
-    def on(self, adapter: Adapter) -> Iterator[None]:
-        """The probing hooks, after the user's; attention by the one kernel that has forward-mode derivatives."""
+    def on(self, adapter: Adapter) -> Temporary[None]:
+        """The probing hooks, after the user's."""
         points = [
             (adapter.hook_point(f"blocks.{layer}.{name}"), make(layer))
             for layer in range(adapter.n_layers)
             for name, make in (("hook_resid_pre", self._enter), ("hook_resid_post", self._leave))
         ]
-        with ExitStack() as stack:
-            if not adapter.user_hooked():
-                stack.enter_context(adapter.lean())
-            stack.enter_context(registered(points))
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            yield
+        lean = together() if adapter.user_hooked() else adapter.lean()
+        return together(lean, registered(points))
 
     def _enter(self, layer: int) -> Callable[..., Tensor | None]:
         def hook(activation: Tensor, hook: Any) -> Tensor | None:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lacscope.adapters import adapt
+from lacscope.adapters import adapt, without_gradients
 from lacscope.checks import UnsupportedModelError, require_head
 
 LastState = Literal["raw", "normed"]
@@ -32,7 +32,7 @@ def check_last_state(model: Any, last_state: str) -> None:
         ) from error
 
 
-@torch.no_grad()
+@without_gradients()
 def states_of(
     model: Any, stream: Float[Tensor, "state pos d_model"], last_state: LastState
 ) -> Float[Tensor, "state pos d_model"]:

@@ -15,7 +15,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter
+from lacscope.adapters import Adapter, without_gradients
 from lacscope.checks import check_blocks
 from lacscope.facts import model_attrs
 from lacscope.importance.results import ORIENTATION
@@ -32,7 +32,7 @@ SLEB = Preset(
 )
 
 
-@torch.no_grad()
+@without_gradients()
 def sleb(
     model: Any,
     inputs: Any,

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
-from lacscope.adapters import Adapter
+from lacscope.adapters import Adapter, without_gradients
 from lacscope.checks import check_blocks
 from lacscope.depth_efficiency.positions import kept_tokens, positions_in_words
 from lacscope.facts import model_attrs
@@ -184,7 +184,7 @@ def _share(part: Float[Tensor, "token _"], whole: Float[Tensor, "token d_model"]
     return torch.linalg.vector_norm(part, dim=-1) / torch.linalg.vector_norm(whole, dim=-1).clamp(min=tiny)
 
 
-@torch.no_grad()
+@without_gradients()
 def _output_change(
     model: Any, read: Residuals, layer: int, mapped: Float[Tensor, "token d_model"], kept: Bool[Tensor, " pos"]
 ) -> Float[Tensor, " token"]:

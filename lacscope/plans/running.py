@@ -5,22 +5,21 @@ the plan, and nothing of the model is rewritten.
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lacscope.adapters import Adapter, Execution, PassInput, around, executing
+from lacscope.adapters import Adapter, Execution, PassInput, around_each, executing
 from lacscope.checks import UnsupportedModelError, check_blocks, check_stream
 from lacscope.plans.kv import cached_length, is_cache, lay_out, places
 from lacscope.plans.plan import Plan, PlanError, Slot
+from lacscope.temporary import Temporary, together
 
 
-@contextmanager
-def plan(model: Any, plan: Plan, *, decode: Plan | None = None) -> Iterator["RunningPlan"]:
+def plan(model: Any, plan: Plan, *, decode: Plan | None = None) -> Temporary["RunningPlan"]:
     """Run the model's blocks as ``plan`` says, for whatever runs the model inside the context.
 
     Forward passes, ``run_with_cache`` and cached generation (TransformerLens's, transformers' on
@@ -56,14 +55,13 @@ def plan(model: Any, plan: Plan, *, decode: Plan | None = None) -> Iterator["Run
     running = RunningPlan(adapter, plan, decode)
     # Before the plan runs: what is found out about the model is kept for its life.
     _check_model(adapter)
-    with ExitStack() as stack:
-        stack.enter_context(executing(adapter.model, running.execution))
-        stack.enter_context(adapter.watch(running))
-        if (trunk := adapter.trunk()) is not None:
-            stack.enter_context(around(trunk, "forward", running.inside))
-        for layer, block in enumerate(adapter.model.blocks):
-            stack.enter_context(around(block, "forward", functools.partial(running.call, layer)))
-        yield running
+    trunk = adapter.trunk()
+    methods = [] if trunk is None else [(trunk, "forward", running.inside)]
+    methods += [
+        (block, "forward", functools.partial(running.call, layer)) for layer, block in enumerate(adapter.model.blocks)
+    ]
+    parts = together(executing(adapter.model, running.execution), adapter.watch(running), around_each(methods))
+    return parts.giving(running)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """What the plots share: the style file, the look of each phase, new axes, legends and checks of the input."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from lacscope.dataset import PHASES
 from lacscope.shown import plain
+from lacscope.temporary import Note, temporary
 
 Handle = Artist | Container
 STYLE_FILE = Path(__file__).with_name("lacscope.mplstyle")
@@ -47,8 +47,8 @@ LOOKS = {
 }
 
 
-@contextmanager
-def style() -> Iterator[None]:
+@temporary
+def style(note: Note) -> None:
     """Lacscope's look, for the figures made inside the ``with``; settings are as before afterwards.
 
     For a whole session use ``plt.style.use(STYLE_FILE)``. No plot applies it by itself.
@@ -62,11 +62,8 @@ def style() -> Iterator[None]:
     # Only what the file sets is put back: a notebook's backend, loaded by the first figure, turns interactive
     # mode on, and matplotlib's own style context would turn it off again, so that later figures do not show.
     before = {key: mpl.rcParams[key] for key in settings}
-    try:
-        mpl.rcParams.update(settings)
-        yield
-    finally:
-        mpl.rcParams.update(before)
+    note("matplotlib settings", mpl.RcParams.update, mpl.rcParams, before)
+    mpl.rcParams.update(settings)
 
 
 def take_axes(

@@ -1,5 +1,6 @@
 """One rule in one forward pass: its state, its scope, and which tokens have latched."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from lacscope.adapters import without_gradients
 from lacscope.rules.base import HaltingRule, latches, needs_of, scope_of
 from lacscope.rules.view import LayerView
 
@@ -39,7 +41,7 @@ class RuleInPass:
         pass_state = self._states.setdefault(view.unit, {})
         run_state = self.run_state.setdefault(view.unit, {}) if self.rule.unit == "sublayers" else self.run_state
         seen = self._seen(view, self.rule.decides == "after")
-        with torch.no_grad():
+        with without_gradients() if torch.is_grad_enabled() else nullcontext():
             void = self.rule.voids(seen, pass_state, run_state)
             if hasattr(self.rule, "watch"):
                 self.rule.watch(self._seen(view, True), pass_state, run_state)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter, adapt, registered
+from lacscope.adapters import Adapter, adapt, registered, without_gradients
 from lacscope.adapters.stream import require_sublayers
 from lacscope.rules.base import Decides, Grain
 from lacscope.rules.scope import IN_DECODE, Scope, layer_indices, resolve_layers
@@ -122,7 +122,7 @@ class SWIFT:
         if bayes_every < 1 or context < 1:
             raise ValueError(f"bayes_every and context must be at least 1, got {bayes_every} and {context}.")
         rows = [ids[:context] for ids in _token_ids(adapter, data)]
-        with adapter.quiet(), torch.no_grad():
+        with adapter.quiet(), without_gradients():
             full = _choices(adapter, rows)
 
             def share_that_stays(chosen: Bool[np.ndarray, " sublayer"]) -> float:
