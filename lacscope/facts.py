@@ -17,9 +17,9 @@ from lacscope.adapters.weights import (
     multiplied,
     own_tensors,
     parts,
-    persistent_buffers,
     present,
     quantised_as,
+    weight_buffers,
 )
 
 
@@ -128,7 +128,9 @@ def weights_digest(model: Any) -> str:
     digest = hashlib.sha256()
     root = _root(model)
     bytes_of: Any = digest.update
-    for module, name, tensor in (*own_tensors(root), *persistent_buffers(root)):
+    # HookedTransformer saves its causal masks as buffers: they are no weights.
+    buffers = weight_buffers(root) if hasattr(adapt(model).model, "original_model") else ()
+    for module, name, tensor in (*own_tensors(root), *buffers):
         for said, part in parts(module, name, tensor):
             digest.update(said.encode())
             if part is not None:
