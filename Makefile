@@ -10,13 +10,14 @@ BIN := $(VENV)/bin
 PARALLEL := -n auto --dist loadfile
 PIP := --disable-pip-version-check $(PIP_ARGS)
 
-.PHONY: help demo test test-all test-tl3 lint types bench notebooks figures build clean
+.PHONY: help demo test test-all test-tl3 test-gpu lint types bench notebooks figures build clean
 
 help:
 	@echo "make demo      trace the demo model; figures and report in runs/demo/"
 	@echo "make test      lint, types and the tests (not the slow ones)"
 	@echo "make test-all  also the slow tests, the notebooks and the packages"
 	@echo "make test-tl3  the same tests against TransformerLens 3.9 (HookedTransformer)"
+	@echo "make test-gpu  every call on a CUDA GPU against the CPU, and its cost; one line where there is none"
 	@echo "make bench     speed and memory against the plain model"
 	@echo "variables: PYTHON=$(PYTHON) TORCH='$(TORCH)' PIP_ARGS='$(PIP_ARGS)'"
 	@echo "a CPU build of torch: make demo PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'"
@@ -32,7 +33,10 @@ test-all: lint types
 
 test-tl3: $(VENV_TL3)/.installed
 	$(VENV_TL3)/bin/python -m pytest $(PARALLEL) -m "not once" --ignore tests/plots --ignore tests/tasks \
-		--ignore tests/analyses --ignore tests/depth_efficiency --ignore tests/importance --ignore tests/analyze
+		--ignore tests/analyses --ignore tests/depth_efficiency --ignore tests/importance --ignore tests/analyze --ignore tests/devices
+
+test-gpu: $(VENV)/.installed
+	$(BIN)/python tests/devices/check_gpu.py --out runs/gpu_check.json
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -210,7 +210,7 @@ def _check_same(published: list[list[Answer]], found: xr.Dataset, effect: str) -
     """Masks equal but for near-ties, greedy answers equal, at every alpha."""
     for index, alpha in enumerate(ALPHAS):
         one = found.isel(rule=index)
-        void, valid, produced = one["void"].values, one["valid"].values, one["next_token_id"].values
+        void, valid, produced = one["void"].values == 1, one["valid"].values, one["next_token_id"].values
         for sample, (their_void, their_tokens) in enumerate(published[index]):
             where = f"{effect}, alpha {alpha:g}, sample {sample}"
             real = valid[sample]

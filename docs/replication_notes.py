@@ -193,9 +193,9 @@ def bf16(shared: Measured, in_bf16: Any) -> Numbers:
         **{name: _rounded((delta == 0).float().mean()) for name, delta in deltas.items()},
     }
     for alpha in ALPHAS:
-        exact = _of_tokens(lacscope.voids(full, alpha), valid)
+        exact = _of_tokens(lacscope.voids(full, alpha), valid) == 1
         masks = {name: _bf16_voids(delta, alpha) for name, delta in deltas.items()}
-        masks["stream"] = _of_tokens(lacscope.voids(rounded, alpha), read_there)
+        masks["stream"] = _of_tokens(lacscope.voids(rounded, alpha), read_there) == 1
         found[str(alpha)] = {
             name: {
                 "flipped": _rounded((mask != exact).mean()),
@@ -262,7 +262,7 @@ def _prefill_masks(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> Iterato
     with torch.no_grad():
         _, cache = model.run_with_cache(ids, attention_mask=mask, names_filter=lambda name: name in streams)
     every = lacscope.trace_from_cache(cache, ids)  # no mask given: pads count
-    active = ~lacscope.voids(every, alpha).transpose("layer", "sample", "token").values
+    active = lacscope.voids(every, alpha).transpose("layer", "sample", "token").values == 0
     over_rows = active.copy()
     delta = every["delta_norm"].transpose("layer", "sample", "token").values[0]
     over_rows[0] = delta >= np.float32(alpha) * (delta.max(axis=0) - delta.min(axis=0))
@@ -307,7 +307,7 @@ def _after_eos(shared: Measured, answers: dict[int, list[int]]) -> Numbers:
         "answer_changed_without_mask": sum(own != other for own, other in pairs),
     }
     for alpha in EFFECT_ALPHAS:
-        active = ~lacscope.voids(made, alpha).transpose("layer", "sample", "token").values
+        active = lacscope.voids(made, alpha).transpose("layer", "sample", "token").values == 0
         found[str(alpha)] = {
             "usage_to_eos": _rounded(active[:, in_answer].mean()),
             "usage_with_after_eos": _rounded(active[:, decode].mean()),
@@ -358,7 +358,7 @@ def _phase(trace: xr.Dataset, phase: str) -> np.ndarray:
 def _last_prompt_voids(trace: xr.Dataset) -> np.ndarray:
     """Whether the last layer is a void at each prompt's last token: only then can a readout change its logits."""
     last = _phase(trace, "prefill").sum(-1) - 1
-    return trace["void"].transpose("sample", "layer", "token").values[np.arange(len(last)), -1, last]
+    return trace["void"].transpose("sample", "layer", "token").values[np.arange(len(last)), -1, last] == 1
 
 
 def _picked(read: Sequence[ReadQuestion], made: xr.Dataset) -> np.ndarray:

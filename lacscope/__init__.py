@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lacscope.analyses.usage import layer_usage as layer_usage
     from lacscope.analyses.usage import token_usage as token_usage
     from lacscope.analyses.usage import usage_by_alpha as usage_by_alpha
+    from lacscope.analyses.voids import recorded_voids as recorded_voids
     from lacscope.analyses.voids import voids as voids
     from lacscope.cached import trace_from_cache as trace_from_cache
     from lacscope.checks import UnsupportedModelError as UnsupportedModelError
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from lacscope.depth_efficiency import residual_erasure as residual_erasure
     from lacscope.hooks import PaddingWarning as PaddingWarning
     from lacscope.hooks import RunWarning as RunWarning
+    from lacscope.hooks import TrainingModeWarning as TrainingModeWarning
     from lacscope.hooks import halting as halting
     from lacscope.hooks import halting_hooks as halting_hooks
     from lacscope.importance import ablation_accuracy as ablation_accuracy
@@ -67,6 +69,8 @@ if TYPE_CHECKING:
     from lacscope.importance import update_geometry as update_geometry
     from lacscope.importance import z_density as z_density
     from lacscope.inputs import InputError as InputError
+    from lacscope.inputs import InputWarning as InputWarning
+    from lacscope.masks import VoidMask as VoidMask
     from lacscope.models import ModelLoadError as ModelLoadError
     from lacscope.models import load_model as load_model
     from lacscope.painters import score_variants as score_variants
@@ -117,7 +121,7 @@ _HOMES = {
     "analyses.phases": ("cell_counts",),
     "analyses.tell_tale": ("norm_signals", "norm_thresholds", "rank_candidates"),
     "analyses.usage": ("layer_usage", "token_usage", "usage_by_alpha"),
-    "analyses.voids": ("voids",),
+    "analyses.voids": ("recorded_voids", "voids"),
     "cached": ("trace_from_cache",),
     "checks": ("UnsupportedModelError",),
     "choices": ("score_choices",),
@@ -135,7 +139,7 @@ _HOMES = {
         "residual_cosines",
         "residual_erasure",
     ),
-    "hooks": ("PaddingWarning", "RunWarning", "halting", "halting_hooks"),
+    "hooks": ("PaddingWarning", "RunWarning", "TrainingModeWarning", "halting", "halting_hooks"),
     "importance": (
         "ablation_accuracy",
         "angular_distance",
@@ -152,7 +156,8 @@ _HOMES = {
         "update_geometry",
         "z_density",
     ),
-    "inputs": ("InputError",),
+    "inputs": ("InputError", "InputWarning"),
+    "masks": ("VoidMask",),
     "models": ("ModelLoadError", "load_model"),
     "painters": ("score_variants",),
     "plans": ("Plan", "PlanError", "freeze", "plan"),

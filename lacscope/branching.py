@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter, first_keys
+from lacscope.adapters import Adapter, first_keys, identity_of
+from lacscope.checks import require_one_run
 from lacscope.dataset import SampleTrace
 from lacscope.halting_pass import Readouts
 from lacscope.hooks import HaltingSession
@@ -122,14 +123,16 @@ class _BranchingBatch:
         kept = going.nonzero().flatten()
         self.going, self.rule = self.going[kept], self.rule[kept]
         self.sampler.select(kept.tolist())
-        branches, self.row = torch.stack([self.row[kept], sampled[kept]], dim=1).unique(dim=0, return_inverse=True)
-        parents, tokens = branches.unbind(dim=1)
+        # A row and the token that it reads as one number: Apple's GPUs know the unique numbers of a list alone.
+        branches, self.row = (self.row[kept] * self.adapter.vocab_size + sampled[kept]).unique(return_inverse=True)
+        parents, tokens = branches // self.adapter.vocab_size, branches % self.adapter.vocab_size
         if parents.tolist() != list(range(len(self.mask))):
             self._select_rows(parents)
         self.session.readouts = Readouts(self.row, self.rule)
         self.session.kept = 1
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
         self.logits, self.cache = self.adapter.step(tokens.unsqueeze(-1), self.mask, self.cache, use_cache=True, keep=1)
+        require_one_run(self.adapter, self._run.length, self.mask.shape[1])
         self._check_states()
         self.reading.read_token(sampled[kept], self.logits, self.going, kept)
 
@@ -139,6 +142,7 @@ class _BranchingBatch:
         assert self.session.sample_ids is not None
         self.session.sample_ids = [self.session.sample_ids[row] for row in rows.tolist()]
         run = self._run.selected(rows)
+        run.cache = weakref.ref(identity_of(self.cache))
         keys = first_keys(self.cache)
         run.keys = None if keys is None else weakref.ref(keys)
         self.recorder.clear()

@@ -54,11 +54,14 @@ def trace_from_cache(
             f"tokens are {tuple(tokens.shape)}, the cached stream is {tuple(cache[keys[0][0]].shape)}: "
             "pass tokens as [batch, pos] and keep the cache's batch dimension."
         )
-    mask = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    if attention_mask is not None:
+        mask = attention_mask.to(tokens.device).bool()
     layerwise: dict[str, list[Tensor]] = {}
     with torch.no_grad():
         for pre_key, post_key in keys:
-            pre, post = cache[pre_key].float(), cache[post_key].float()
+            # Together on one device: the layers of the model may be on several.
+            pre, post = (cache[key].to(tokens.device).float() for key in (pre_key, post_key))
             pre_norm, post_norm = torch.linalg.vector_norm(pre, dim=-1), torch.linalg.vector_norm(post, dim=-1)
             layer = (pre_norm, post_norm, post_norm - pre_norm, torch.linalg.vector_norm(post - pre, dim=-1))
             for name, values in zip(

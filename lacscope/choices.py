@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lacscope.adapters import Adapter
-from lacscope.checks import check_blocks
+from lacscope.checks import check_blocks, rows_at_once
 from lacscope.inputs import check_lengths
 from lacscope.questions import ReadQuestion, read_questions
 from lacscope.reading import Batch, Batches, Progress
@@ -90,12 +90,13 @@ def score_choices(
     rows = choice_rows(adapter, questions)
     n_rows = len(rows.places)
     pad_id = getattr(adapter.tokenizer, "pad_token_id", None) or 0
-    batches = Batches(rows.tokens, rows.prompt_lengths, list(range(n_rows)), batch_size, pad_id, adapter.device)
+    size = rows_at_once(adapter, batch_size)
+    batches = Batches(rows.tokens, rows.prompt_lengths, list(range(n_rows)), size, pad_id, adapter.device)
     logp = np.zeros(n_rows)
     likeliest = np.zeros(n_rows, dtype=int)
     done = 0
     for batch in batches:
-        with torch.no_grad():
+        with torch.no_grad(), adapter.evaluating():
             longest = int(batch.answer_lengths.max())
             logits, _ = adapter.step(batch.ids, batch.mask, None, use_cache=False, keep=longest + 1)
         logp[batch.members], likeliest[batch.members] = _answers(batch, logits)
@@ -113,9 +114,10 @@ def _answers(batch: Batch, logits: Float[Tensor, "row read vocab"]) -> tuple[np.
     chosen = torch.log_softmax(before, dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     place = torch.arange(longest, device=tokens.device)
     answer = place >= longest - batch.answer_lengths.unsqueeze(-1)
-    summed = torch.where(answer, chosen, 0.0).double().sum(-1)
+    # float64 on the CPU: Apple's GPUs have none.
+    summed = torch.where(answer, chosen, 0.0).cpu().double().sum(-1)
     top = (before.argmax(-1) == tokens) & answer
-    return summed.cpu().numpy(), top.sum(-1).cpu().numpy()
+    return summed.numpy(), top.sum(-1).cpu().numpy()
 
 
 def _score(

@@ -1,17 +1,27 @@
 """The command line. Torch is imported by the commands that run a model, never for --help or plotting."""
 
-import json
+import shlex
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from lacscope.arguments import one_of
 from lacscope.cli_analyze import analyze_command
+from lacscope.cli_errors import EXIT_CODES, Terminated, interruptible, keeping, tell
 from lacscope.cli_harness import lm_eval_command
 from lacscope.cli_reproduce import report, reproduce
-from lacscope.terminal import Step, bar_of, check_output, quiet_libraries
+from lacscope.options import DTYPES, check_options
+from lacscope.prompts_file import read_prompts_file
+from lacscope.terminal import NoText, Step, bar_of, check_folder, check_output, quiet_libraries, say, template_options
+from lacscope.thresholds import check_alpha
 
 app = typer.Typer(
     help="Which layers of a language model do the work: trace, detect and skip voids.",
@@ -19,33 +29,62 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    epilog=EXIT_CODES,
 )
-app.command()(reproduce)
-app.command()(report)
-app.command("lm-eval")(lm_eval_command)
-app.command("analyze")(analyze_command)
+app.command()(interruptible(reproduce))
+app.command()(interruptible(report))
+app.command("lm-eval")(interruptible(lm_eval_command))
+app.command("analyze")(interruptible(analyze_command))
 console = Console(stderr=True)
 
 
 def main() -> None:
-    """Entry point: what the user can mend is one line of text and exit code 2, not a traceback."""
+    """Entry point: what stops a command is told in a line, and by the exit code, not by a traceback."""
+    words = [word for word in sys.argv[1:] if word != "--traceback"]
+    with _terminated_as_interrupted():
+        try:
+            app(words, prog_name="lacscope")
+        except KeyboardInterrupt:
+            console.print("interrupted. Nothing was written.")
+            sys.exit(130)
+        except Exception as error:
+            sys.exit(tell(error, console, with_traceback=len(words) < len(sys.argv[1:])))
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Inside, SIGTERM ends a command as Ctrl-C does: with what is on disk, and nothing half written."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
-        app(prog_name="lacscope")
-    except KeyboardInterrupt:
-        console.print("interrupted. No file was left half written; `lacscope reproduce` goes on where it stopped.")
-        sys.exit(130)
-    except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
-        if isinstance(error, RuntimeError) and type(error) is RuntimeError:
-            raise
-        console.print(f"[bold red]error:[/] {_plain(error)}", highlight=False)
-        sys.exit(2)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _plain(error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return text.replace("[", "\\[")
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"lacscope {version('lacscope')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _global_options(
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Where a command fails, also show the way to it through the code.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Options of every command."""
 
 
 def step(what: str) -> Step:
@@ -54,20 +93,24 @@ def step(what: str) -> Step:
 
 
 @app.command()
+@interruptible
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the trace, the figures and report.md.")] = Path("runs/demo"),
     prompts: Annotated[int, typer.Option(help="How many questions of the pocket set.", min=2, max=96)] = 24,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate for each, at most.", min=2)] = 24,
 ) -> None:
     """Trace the demo model on the packaged questions; write the trace, four figures and a report."""
-    with step("Importing torch and TransformerLens"):
-        from lacscope.demo import run_demo
-    quiet_libraries()
-    report = run_demo(out, step, n_prompts=prompts, max_new_tokens=max_new_tokens)
-    console.print(f"Done: [bold]{report}[/]")
+    check_folder(out)
+    with keeping(lambda: f"What {out} holds is whole. Begin again with"):
+        with step("Importing torch and TransformerLens"):
+            from lacscope.demo import run_demo
+        quiet_libraries()
+        report = run_demo(out, step, n_prompts=prompts, max_new_tokens=max_new_tokens)
+    say(console, "Done: ", report)
 
 
 @app.command()
+@interruptible
 def trace(
     model: Annotated[
         str, typer.Argument(help="smollm2-135m-instruct (the demo model), a hub id, a folder or a .gguf file.")
@@ -76,9 +119,12 @@ def trace(
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be given several times.")] = None,
     prompts_file: Annotated[
         Path | None,
-        typer.Option(help='Text: one prompt a line. JSONL: {"prompt": "..."} or {"messages": [...]} a line.'),
+        typer.Option(help='Text: one prompt a line. JSONL: {"prompt": "..."} or {"messages": [...]} a line. UTF-8.'),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")] = False,
+    chat_template_kwargs: Annotated[
+        str | None, typer.Option(help="Options of the chat template, as JSON: '{\"enable_thinking\": false}'.")
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Scale of the void threshold, >= 0.")] = 0.8,
     effect: Annotated[
         str,
@@ -101,17 +147,16 @@ def trace(
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu.")] = None,
+    no_text: NoText = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Read prompts, generate, and write every layer's change of norm for every token to a file."""
+    # Everything that can be wrong with the words is found before torch is imported.
     inputs = _read_prompts(prompt, prompts_file, chat)
     check_output(out, force)
-    with step("Importing torch and TransformerLens"):
-        from lacscope import L2AdaptiveComputation, load_model, save_trace
-        from lacscope import trace as run_trace
-        from lacscope.run import check_options
-    # Everything that can be wrong with the words is found before the model is loaded.
-    rule = L2AdaptiveComputation(alpha)
+    template = template_options(chat_template_kwargs)
+    one_of("dtype", dtype, DTYPES)
+    check_alpha(alpha)
     check_options(
         effect=effect,
         measures=measure or (),
@@ -120,6 +165,11 @@ def trace(
         temperature=temperature,
         top_p=top_p,
     )
+    with step("Importing torch and TransformerLens"):
+        from lacscope import L2AdaptiveComputation, load_model, save_trace
+        from lacscope import trace as run_trace
+        from lacscope.analyses.tokens import token_classes
+        from lacscope.withheld import without_text
     quiet_libraries()
     needs_sublayers = bool({"attn_out_norm", "mlp_out_norm"} & set(measure or ()))
     with step(f"Loading {model}"):
@@ -128,7 +178,7 @@ def trace(
         traced = run_trace(
             loaded,
             inputs,
-            rule=rule,
+            rule=L2AdaptiveComputation(alpha),
             effect=effect,  # type: ignore[arg-type]
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
@@ -136,14 +186,17 @@ def trace(
             top_p=top_p,
             seed=seed,
             measures=measure or (),
+            chat_template_kwargs=template,
             progress=progress,
         )
-    save_trace(traced, out)
+    with keeping(lambda: "Nothing was written. Begin again with"):
+        save_trace(without_text(traced.assign(token_class=token_classes(traced))) if no_text else traced, out)
     _summarise(traced)
-    console.print(f"Wrote [bold]{out}[/]. Draw it with: lacscope plot {out}")
+    say(console, "Wrote ", out, f". Draw it with: {shlex.join(['lacscope', 'plot', str(out)])}")
 
 
 @app.command()
+@interruptible
 def plot(
     file: Annotated[Path, typer.Argument(help="A trace file.")],
     out: Annotated[
@@ -153,51 +206,37 @@ def plot(
     sample: Annotated[int, typer.Option(help="Which sample the void map shows.", min=0)] = 0,
     style: Annotated[str, typer.Option(help="Norm curves: quartiles, or paper (plain means).")] = "quartiles",
     dpi: Annotated[int, typer.Option(help="Resolution of the PNG files.", min=30)] = 150,
+    no_text: NoText = False,
 ) -> None:
     """Draw the four standard figures of a trace: norms, usage, usage against alpha, void map."""
     from lacscope import open_trace
     from lacscope.figures import save_figures
+    from lacscope.withheld import without_text
 
     traced = open_trace(file)
     folder = out or file.with_name(f"{file.stem}_figures")
-    with step(f"Drawing {file.name}"):
-        paths = save_figures(traced, folder, alpha=alpha, sample=sample, style=style, dpi=dpi)  # type: ignore[arg-type]
+    check_folder(folder)
+    with keeping(lambda: f"What {folder} holds is whole. Go on with"), step(f"Drawing {file.name}"):
+        shown = without_text(traced) if no_text else traced
+        paths = save_figures(shown, folder, alpha=alpha, sample=sample, style=style, dpi=dpi)  # type: ignore[arg-type]
     for path in paths.values():
-        console.print(f"Wrote [bold]{path}[/]")
+        say(console, "Wrote ", path)
 
 
 def _read_prompts(prompt: list[str] | None, file: Path | None, chat: bool) -> list[Any]:
     if not prompt and file is None:
         raise ValueError("no prompts: give --prompt TEXT (once or more) or --prompts-file FILE.")
     found: list[Any] = list(prompt or ())
+    if "" in found:
+        raise ValueError(f"prompt {found.index('')} is empty. Give at least one character.")
     if file is not None:
-        found += _read_prompts_file(file)
+        found += read_prompts_file(file)
     if chat:
         found = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in found]
     if len({isinstance(p, str) for p in found}) > 1:
         raise ValueError(
             "some prompts are text and some are chats: give one kind, or --chat to make all of them chats."
         )
-    return found
-
-
-def _read_prompts_file(file: Path) -> list[Any]:
-    if not file.is_file():
-        raise FileNotFoundError(2, "no such prompts file", str(file))
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{file} holds no prompts.")
-    if file.suffix != ".jsonl":
-        return list(lines)
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}, line {number}: not JSON ({error}).") from None
-        if not isinstance(row, dict) or not ({"prompt", "messages"} & set(row)):
-            raise ValueError(f'{file}, line {number}: needs "prompt" (text) or "messages" (a chat).')
-        found.append(row.get("messages", row.get("prompt")))
     return found
 
 

@@ -1,13 +1,34 @@
 """``lacscope analyze``: the analyses of depth and of layer importance, from the command line."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from lacscope.terminal import bar_of, files_by_task, quiet_libraries
+from lacscope.analyze.passages import read_passages
+from lacscope.arguments import one_of
+from lacscope.cli_errors import in_a_line, is_users, keeping, quoting_nothing
+from lacscope.options import DTYPES
+from lacscope.tasks.registry import task as task_named
+from lacscope.terminal import (
+    NoText,
+    bar_of,
+    check_folder,
+    counted,
+    files_by_task,
+    quiet_libraries,
+    say,
+    template_options,
+)
+
+if TYPE_CHECKING:
+    from lacscope.analyze.analysis import Analysis
+    from lacscope.analyze.prompts import Prompts
+    from lacscope.analyze.store import ResultStore
 
 console = Console(stderr=True)
 
@@ -33,11 +54,18 @@ def analyze_command(
         list[str] | None, typer.Option(help="TASK=FILE: a local JSONL, CSV or Parquet file instead of the hub.")
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(help="Instead of --task: a text file (plain or .gz), a passage a line.")
+        Path | None, typer.Option(help="Instead of --task: a text file (plain or .gz) of long lines or paragraphs.")
+    ] = None,
+    chat_template_kwargs: Annotated[
+        str | None, typer.Option(help="Options of the chat template, as JSON: '{\"enable_thinking\": false}'.")
     ] = None,
     limit: Annotated[int, typer.Option(help="Prompts to read of each, a seeded sample.", min=1)] = 10,
     max_tokens: Annotated[
         int | None, typer.Option(help="Of a text, read no more than the first so many tokens.", min=8)
+    ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(help="Of the prompts of tasks that have it; default: each analysis' paper's, else plain."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample of prompts.", min=0)] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
@@ -45,6 +73,7 @@ def analyze_command(
     force: Annotated[
         bool, typer.Option("--force", help="Replace results of other prompts, settings or versions in --out.")
     ] = False,
+    no_text: NoText = False,
     listed: Annotated[bool, typer.Option("--list", help="List the analyses and leave.")] = False,
 ) -> None:
     """Measure what each layer does: depth efficiency, importance, and how far the measures agree.
@@ -57,17 +86,18 @@ def analyze_command(
     task = task or [one.split("=")[0] for one in data or () if text is None]
     if not listed:
         _check_prompts(task, text, data, max_tokens)
+        check_folder(out)
+        template = template_options(chat_template_kwargs)
+        one_of("dtype", dtype, DTYPES)
+        for name in task:
+            task_named(name)
     with bar_of("Importing torch and TransformerLens", console):
         from lacscope.adapters import adapt
         from lacscope.analyze.catalogue import CATALOGUE, named
         from lacscope.analyze.prompts import task_prompts, text_prompts
-        from lacscope.analyze.run import analyze, id_of
         from lacscope.analyze.store import ResultStore
-        from lacscope.analyze.write import write_figure_of
-        from lacscope.checks import UnsupportedModelError
         from lacscope.facts import weights_digest
         from lacscope.models import load_model
-        from lacscope.tasks.registry import task as task_named
     if listed:
         Console().print(_table(CATALOGUE))
         return
@@ -76,40 +106,95 @@ def analyze_command(
     for one in by_name:
         if text is not None and one.missing_in_text:
             raise ValueError(f"{one.name}: {one.missing_in_text}.")
-    files = files_by_task("--data", data, [task_named(name).name for name in task])
+    tasks = [task_named(name) for name in task]
+    if style is not None and not any(style in one.styles for one in tasks):
+        known = sorted({known for one in tasks for known in one.styles})
+        raise ValueError(f"--style {style!r} is none of {', '.join(task) or 'a text'}; choose from {', '.join(known)}.")
+    files = files_by_task("--data", data, [one.name for one in tasks])
     quiet_libraries()
     with bar_of(f"Loading {model}", console):
         loaded = load_model(model, dtype=dtype, device=device, hooks="full")
         weights = weights_digest(loaded)
-    if text is not None:
-        prompts = text_prompts(loaded, text, limit=limit, max_tokens=max_tokens, seed=seed)
-    else:
-        prompts = task_prompts(loaded, task, data=files, limit=limit, seed=seed)
-    for one in by_name:
-        one.check(loaded, prompts)
-    lacking = {one.name: missing for one in asked if (missing := one.missing(loaded, prompts))}
-    for name, missing in lacking.items():
-        console.print(f"{name}: left out, {missing}", highlight=False)
-    store = ResultStore(out / adapt(loaded).name.replace("/", "--"))
-    asked = [one for one in asked if one.name not in lacking]
-    if not force:
-        others = {one.name: store.in_its_place(one.name, id_of(one, prompts, weights)) for one in asked}
-        _refuse_to_replace({name: other for name, other in others.items() if other is not None}, store.folder)
-    failed: list[str] = []
-    for one in asked:
-        try:
-            with bar_of(f"{one.name}, {len(prompts)} prompts", console) as progress:
-                result = analyze(loaded, one, prompts, store, weights=weights, progress=progress)
-                path = write_figure_of(one, result, store)
-        except (ValueError, UnsupportedModelError) as error:
-            if len(asked) == 1:
-                raise
-            failed.append(one.name)
-            console.print(f"{one.name}: not made, {error}", highlight=False, markup=False)
+    with quoting_nothing(any(one.private for one in tasks)):
+        styles = dict.fromkeys(one.style if style is None else style for one in asked)
+        if text is not None:
+            by_style = dict.fromkeys(styles, text_prompts(loaded, text, limit=limit, max_tokens=max_tokens, seed=seed))
         else:
-            console.print(f"  {path}", highlight=False)
-    if failed:
-        raise ValueError(f"{len(failed)} of {len(asked)} analyses were not made: {', '.join(failed)}. See above.")
+            by_style = {
+                own: task_prompts(
+                    loaded, task, data=files, limit=limit, seed=seed, style=own, chat_template_kwargs=template
+                )
+                for own in styles
+            }
+        read = {one.name: by_style[one.style if style is None else style] for one in asked}
+        for one in by_name:
+            one.check(loaded, read[one.name])
+        lacking = {one.name: missing for one in asked if (missing := one.missing(loaded, read[one.name]))}
+        for name, missing in lacking.items():
+            say(console, f"{name}: left out, {missing}")
+        folder = out / adapt(loaded).name.replace("/", "--")
+        store = ResultStore(folder, withhold=no_text or any(one.private for one in read.values()))
+        _Session(loaded, read, store, weights).make([one for one in asked if one.name not in lacking], force=force)
+
+
+@dataclass
+class _Session:
+    """Analyses of one model, each of the prompts that it reads, made one after the other."""
+
+    model: Any
+    read: "dict[str, Prompts]"
+    store: "ResultStore"
+    weights: str
+    made: list[str] = field(default_factory=list)
+
+    def make(self, asked: "Sequence[Analysis]", *, force: bool) -> None:
+        """Make each, or say why it is not made; what goes wrong in one does not end the others."""
+        from lacscope.analyze.run import id_of
+
+        keys = {one.name: id_of(one, self.read[one.name], self.weights) for one in asked}
+        if not force:
+            others = {name: self.store.in_its_place(name, key) for name, key in keys.items()}
+            _refuse_to_replace({name: other for name, other in others.items() if other is not None}, self.store.folder)
+        failed: dict[str, Exception] = {}
+        with keeping(lambda: self._on_disk(len(asked))):
+            for one in asked:
+                try:
+                    with quoting_nothing(self.read[one.name].private):
+                        path, kept = self._make_one(one, keys[one.name])
+                except OSError:
+                    raise
+                except Exception as error:
+                    if len(asked) == 1:
+                        raise
+                    failed[one.name] = error
+                    say(console, f"{one.name}: not made, {in_a_line(error)}")
+                else:
+                    self.made.append(one.name)
+                    say(console, "  ", path, " (kept from before)" if kept else "")
+        bugs = [error for error in failed.values() if not is_users(error)]
+        if bugs:
+            raise bugs[0]
+        if failed:
+            raise ValueError(f"{len(failed)} of {len(asked)} analyses were not made: {', '.join(failed)}. See above.")
+
+    def _make_one(self, one: "Analysis", key: str) -> tuple[Path, bool]:
+        """The figure's path, and whether the result was there already."""
+        from lacscope.analyze.run import analyze
+        from lacscope.analyze.write import write_figure_of
+
+        kept = self.store.finished(one.name, key) is not None
+        parts = len(self.store.parts(one.name, key))
+        if parts and not kept:
+            say(console, f"{one.name}: {counted(parts, 'part')} kept from before")
+        prompts = self.read[one.name]
+        with bar_of(f"{one.name}, {len(prompts)} prompts", console) as progress:
+            result = analyze(self.model, one, prompts, self.store, weights=self.weights, progress=progress)
+            return write_figure_of(one, result, self.store), kept
+
+    def _on_disk(self, asked: int) -> str:
+        parts = len(self.store.parts())
+        begun = f" and {counted(parts, 'part')} of others" if parts else ""
+        return f"{len(self.made)} of {counted(asked, 'result')}{begun} are in {self.store.folder}. Go on with"
 
 
 def _check_prompts(task: list[str] | None, text: Path | None, data: list[str] | None, max_tokens: int | None) -> None:
@@ -124,6 +209,7 @@ def _check_prompts(task: list[str] | None, text: Path | None, data: list[str] | 
         raise ValueError("--data names the file of a --task; a --text is the file itself.")
     if not text.is_file():
         raise FileNotFoundError(2, "there is no file", str(text))
+    read_passages(text)
 
 
 def _refuse_to_replace(others: dict[str, Any], folder: Path) -> None:

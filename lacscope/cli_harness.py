@@ -3,17 +3,30 @@
 import importlib.util
 import json
 import logging
+import os
+import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lacscope.atomic import write_atomically
+from lacscope.cli_errors import is_users, keeping, quoting_nothing
 from lacscope.dataset import PHASES
-from lacscope.terminal import check_output
+from lacscope.shown import plain
+from lacscope.tasks.registry import TASKS
+from lacscope.terminal import NoText, check_output, say
+
+_PACKAGE, _HARNESS = (f"{os.sep}{name}{os.sep}" for name in ("lacscope", "lm_eval"))
+
+
+class HarnessError(RuntimeError):
+    """What went wrong inside lm-eval."""
 
 
 class MissingExtraError(RuntimeError):
@@ -51,6 +64,7 @@ def lm_eval_command(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for scores and usage.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu.")] = None,
+    no_text: NoText = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
 ) -> None:
     """Run lm-evaluation-harness tasks under a rule and an effect, with usage beside the scores."""
@@ -75,28 +89,68 @@ def lm_eval_command(
     check_effect(rule, effect)
     find_tasks(names, include_path)
     loaded = load_model(model, device=device, dtype=dtype, hooks="residual")
-    results = evaluate(
-        loaded,
-        names,
-        rule=rule,
-        effect=effect,  # type: ignore[arg-type]
-        limit=int(limit) if limit is not None and limit >= 1 else limit,
-        batch_size=batch_size,
-        include_path=include_path,
-        num_fewshot=num_fewshot,
-        apply_chat_template=chat,
-        gen_kwargs=gen_kwargs,
-    )
+    private = any(is_private(name) for name in names)
+    with quoting_nothing(private or no_text), _told_apart(), keeping(lambda: "No scores are kept. Begin again with"):
+        results = evaluate(
+            loaded,
+            names,
+            rule=rule,
+            effect=effect,  # type: ignore[arg-type]
+            limit=int(limit) if limit is not None and limit >= 1 else limit,
+            batch_size=batch_size,
+            include_path=include_path,
+            num_fewshot=num_fewshot,
+            apply_chat_template=chat,
+            gen_kwargs=gen_kwargs,
+        )
     console = Console()
     console.print(score_table(results))
     for line in usage_lines(results):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     if out is not None:
         from lm_eval.utils import handle_non_serializable
 
-        text = json.dumps(results, indent=1, default=handle_non_serializable, ensure_ascii=False)
+        text = json.dumps(
+            without_examples(results, of_all=no_text), indent=1, default=handle_non_serializable, ensure_ascii=False
+        )
         write_atomically(out, (text + "\n").encode())
-        console.print(f"Wrote [bold]{out}[/]", soft_wrap=True)
+        say(console, "Wrote ", out)
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """Inside, what goes wrong in lm-eval itself, as over a task file, is told as lm-eval's: neither a bug of ours."""
+    try:
+        yield
+    except Exception as error:
+        places = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        last = next((place for place in reversed(places) if _PACKAGE in place or _HARNESS in place), "")
+        if _HARNESS in last and not is_users(error):
+            raise HarnessError(
+                f"lm-eval stopped with {type(error).__name__}: {str(error)[:300]}. It may be of a task's file, or of "
+                "lm-eval's data; --traceback shows where."
+            ) from error
+        raise
+
+
+def without_examples(results: Mapping[str, Any], *, of_all: bool = False) -> dict[str, Any]:
+    """The results without texts of benchmarks: of private ones, or of all.
+
+    lm-eval keeps no prompts here, but a task's configuration holds the solved examples that its file spells out.
+    """
+    configs = {}
+    for name, config in results.get("configs", {}).items():
+        shots = config.get("fewshot_config")
+        hides = isinstance(shots, dict) and (of_all or is_private(name, config))
+        configs[name] = {**config, "fewshot_config": {**shots, "samples": "withheld"}} if hides else config
+    return {name: configs if name == "configs" else value for name, value in results.items() if name != "samples"}
+
+
+def is_private(name: str, config: Mapping[str, Any] | None = None) -> bool:
+    """Whether lm-eval's task asks what one of lacscope's private tasks asks."""
+    private = [one for one in TASKS.values() if one.private]
+    named = any(one.name in name.split("_") for one in private)
+    return named or (config or {}).get("dataset_path") in {one.hub.path for one in private if one.hub is not None}
 
 
 def score_table(results: Mapping[str, Any]) -> Table:
@@ -104,7 +158,7 @@ def score_table(results: Mapping[str, Any]) -> Table:
     about = results["lacscope"]
     rule = json.loads(about["rule"])
     described = "full model" if rule is None else f"{about['effect']}, {_rule_in_words(rule)}"
-    table = Table(title=f"{about['model']}: {described}")
+    table = Table(title=Text(plain(f"{about['model']}: {described}")))
     for heading in ("task", "metric"):
         table.add_column(heading)
     for heading in ("value", "stderr", *(f"usage {phase}" for phase in PHASES)):
@@ -112,7 +166,7 @@ def score_table(results: Mapping[str, Any]) -> Table:
     for task, metric, value, error in _scores(results):
         usage = about["usage"].get(task, {}).get("usage", {})
         shares = [_number(usage.get(phase), "{:.1%}") for phase in PHASES]
-        table.add_row(task, metric, _number(value), _number(error), *shares)
+        table.add_row(Text(plain(task)), Text(plain(metric)), _number(value), _number(error), *shares)
     return table
 
 

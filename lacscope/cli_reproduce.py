@@ -12,7 +12,20 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lacscope.terminal import bar_of, files_by_task, quiet_libraries
+from lacscope.arguments import did_you_mean, one_of
+from lacscope.cli_errors import keeping, quoting_nothing
+from lacscope.options import DTYPES
+from lacscope.shown import plain
+from lacscope.terminal import (
+    NoText,
+    bar_of,
+    check_folder,
+    counted,
+    files_by_task,
+    quiet_libraries,
+    say,
+    template_options,
+)
 
 if TYPE_CHECKING:
     from lacscope.reproduction.settings import ReproductionSettings
@@ -68,9 +81,10 @@ def reproduce(
     seed: Annotated[int | None, typer.Option(help="Of the sample of questions and of generation.", min=0)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of a forward pass.", min=1)] = None,
     shard_size: Annotated[int | None, typer.Option(help="Questions written at a time.", min=1)] = None,
-    no_text: Annotated[
-        bool, typer.Option("--no-text", help="Keep no generated text: it may quote the benchmark's.")
-    ] = False,
+    no_text: NoText = False,
+    chat_template_kwargs: Annotated[
+        str | None, typer.Option(help="Options of the chat template, as JSON: '{\"enable_thinking\": false}'.")
+    ] = None,
     keep_traces: Annotated[bool, typer.Option("--keep-traces", help="Also keep the traces of all tokens.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or float64.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu.")] = None,
@@ -93,7 +107,9 @@ def reproduce(
     from lacscope.tasks.registry import task as task_named
 
     if preset is not None and preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}.")
+        raise ValueError(
+            f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}.{did_you_mean(preset, PRESETS)}"
+        )
     base = PRESETS[preset] if preset is not None else None
     settings = _settings(
         base.settings if base is not None else ReproductionSettings(),
@@ -115,6 +131,7 @@ def reproduce(
         shard_size=shard_size,
         keep_text=False if no_text else None,
         keep_traces=keep_traces or None,
+        chat_template_kwargs=template_options(chat_template_kwargs) or None,
     )
     models = tuple(model or (base.models if base is not None else ()))
     tasks = tuple(task or (base.tasks if base is not None else ()))
@@ -122,53 +139,62 @@ def reproduce(
         raise ValueError("name a --model and a --task, or a --preset that has both.")
     asked = [task_named(name) for name in tasks]
     files, shot_files = files_by_task("--data", data, tasks), files_by_task("--shots-data", shots_data, tasks)
-    number_format = dtype or (base.dtype if base is not None else "float32")
+    number_format = one_of("dtype", dtype or (base.dtype if base is not None else "float32"), DTYPES)
     if preset == "paper" and not _fits(models, tasks, settings, number_format, whole=device_map is None):
         raise typer.Exit(3)
-    questions = {
-        one.name: load_questions(one, settings, files.get(one.name), shot_files.get(one.name)) for one in asked
-    }
-
+    check_folder(out)
+    with quoting_nothing(any(one.private for one in asked)):
+        questions = {
+            one.name: load_questions(one, settings, files.get(one.name), shot_files.get(one.name)) for one in asked
+        }
     with bar_of("Importing torch and TransformerLens", console):
         from lacscope.models import load_model
+        from lacscope.reproduction.studies import shards_on_disk
         from lacscope.sweep.processes import array_member, launched_processes
     quiet_libraries()
     processes = launched_processes() if share is None else array_member(share)
     incomplete: list[IncompleteError] = []
-    for name in models:
-        with bar_of(f"Loading {name}", console):
-            loaded = load_model(
-                name,
-                dtype=number_format,
-                hooks="residual",
-                device_map=device_map,
-                device=None if device_map is not None else device or processes.device,
-            )
-        for one in asked:
-            try:
-                run(loaded, one, questions[one.name], settings, out, processes=processes, step=_step(processes))
-            except IncompleteError as error:
-                incomplete.append(error)
-        del loaded
-    if incomplete:
-        raise incomplete[0]
-    if processes.writes_report:
-        from lacscope.reproduction.write import write_reproduction
+    with keeping(lambda: _on_disk(out, *shards_on_disk(out))):
+        for name in models:
+            with bar_of(f"Loading {name}", console):
+                loaded = load_model(
+                    name,
+                    dtype=number_format,
+                    hooks="residual",
+                    device_map=device_map,
+                    device=None if device_map is not None else device or processes.device,
+                )
+            for one in asked:
+                try:
+                    with quoting_nothing(one.private):
+                        run(loaded, one, questions[one.name], settings, out, processes=processes, step=_step(processes))
+                except IncompleteError as error:
+                    incomplete.append(error)
+            del loaded
+        if incomplete:
+            raise incomplete[0]
+        if processes.writes_report:
+            _write_report(out)
 
-        with bar_of("Figures, table and report", console):
-            written = write_reproduction(out)
-        console.print(f"Done: [bold]{written}[/]")
+
+def _on_disk(out: Path, done: int, begun: int) -> str:
+    return f"{done} of {counted(begun, 'shard')} of the parts begun are in {out / 'runs'}. Go on with"
+
+
+def _write_report(out: Path) -> None:
+    from lacscope.reproduction.write import write_reproduction
+
+    with bar_of("Figures, table and report", console):
+        written = write_reproduction(out)
+    say(console, "Done: ", written)
 
 
 def report(
     folder: Annotated[Path, typer.Argument(help="The --out folder of `lacscope reproduce`.")],
 ) -> None:
     """Draw the figures and write the tables and the report of finished runs again, from their shards alone."""
-    from lacscope.reproduction.write import write_reproduction
-
-    with bar_of("Figures, table and report", console):
-        written = write_reproduction(folder)
-    console.print(f"Done: [bold]{written}[/]")
+    with keeping(lambda: f"All shards in {folder} are as they were. Begin again with"):
+        _write_report(folder)
 
 
 def parse_alphas(text: str) -> tuple[float, ...]:
@@ -223,10 +249,10 @@ def _settings(base: "ReproductionSettings", **given: Any) -> "ReproductionSettin
         changed["control_alphas"] = kept
         for effect, at in base.control_alphas.items():
             if kept[effect] != at:
-                console.print(
+                say(
+                    console,
                     f"no controls for {effect}: they stand at alpha {', '.join(f'{a:g}' for a in at)}, which --alphas "
                     f"does not have. Add it, or name another with --control-at {effect}=ALPHA.",
-                    highlight=False,
                 )
     return replace(base, **changed)
 
@@ -240,18 +266,18 @@ def _fits(
     here = memory_here_gib()
     wanted = needs(models, tasks, settings, dtype)
     for need in wanted:
-        console.print(
+        say(
+            console,
             f"{need.model}: about {need.memory_gib:.0f} GiB of memory in {dtype} ({here:.0f} GiB here) and "
             f"{need.petaflop:,.0f} PFLOP ({need.petaflop / 0.1 / 3600:,.1f} h at 100 TFLOP/s, "
             f"{need.petaflop / 1e-4 / 3600:,.0f} h at 0.1 TFLOP/s)",
-            highlight=False,
         )
     too_large = [need.model for need in wanted if whole and need.memory_gib > here]
     if too_large:
-        console.print(
+        say(
+            console,
             f"Too large for this machine: {', '.join(too_large)}. Use a larger one, --device-map auto over several "
             "GPUs, or the paper's settings on a smaller model: --preset paper --model MODEL.",
-            highlight=False,
         )
     return not too_large
 
@@ -264,9 +290,13 @@ def _step(processes: "Processes") -> Callable[[str], Any]:
 
     @contextmanager
     def step(what: str) -> Iterator[Callable[[Advance], None]]:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[text]}"),
+        )
         with Progress(*columns, console=console, disable=not processes.speaks) as bar:
-            task = bar.add_task(what + who, total=None, text="")
+            task = bar.add_task(plain(what) + who, total=None, text="")
             began = time.monotonic()
 
             def update(now: Advance) -> None:
@@ -280,6 +310,8 @@ def _step(processes: "Processes") -> Callable[[str], Any]:
 
 def _progress_text(now: Any, rate: float) -> str:
     parts = [f"{now.done:.0f}/{now.total} samples"]
+    if now.done > now.fresh:
+        parts.append(f"{now.done - now.fresh:.0f} kept from before")
     if rate > 0:
         minutes, seconds = divmod(round((now.total - now.done) / rate), 60)
         parts += [f"{rate:.2f}/s", f"{minutes}:{seconds:02d} left"]

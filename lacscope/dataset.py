@@ -1,7 +1,7 @@
 """The trace: one labelled ``xarray.Dataset`` per run, its schema, and its file. No torch here.
 
 Every row belongs to the token being **read**; the token produced from it stands beside it in
-``next_token_id``. Norms are NaN and ``void`` is False where ``valid`` is False.
+``next_token_id``. Norms and ``void`` (1 at voids, else 0) are NaN where ``valid`` is False.
 """
 
 import functools
@@ -18,16 +18,18 @@ import xarray as xr
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 
-from lacscope.sealed import DamagedFileError, read_sealed, write_sealed
+from lacscope.normalised import TOKEN_LABELS, normalised, with_plain_attributes
+from lacscope.sealed import DamagedFileError, read_result, write_sealed
 
-SCHEMA_VERSION = 1
+# 2: ``void`` is float32 and NaN on padding; 1: it was bool and False there. Files of 1 are still read.
+SCHEMA_VERSION = 2
 PHASES = ("prefill", "decode")
 NORMS = ("resid_pre_norm", "resid_post_norm", "delta_norm", "update_norm")
 LAYERWISE_MEASURES = ("attn_out_norm", "mlp_out_norm", "cos_pre_post", "threshold")
 TOKENWISE_MEASURES = ("surprisal", "rank", "entropy")
 MEASURES = LAYERWISE_MEASURES + TOKENWISE_MEASURES
 SUBLAYER_DELTAS = ("attn_delta_norm", "mlp_delta_norm")
-TOKEN_COORDS = ("token_id", "token_text", "next_token_id", "phase", "valid", "sink", "special")
+TOKEN_COORDS = tuple(TOKEN_LABELS)
 PROVENANCE_ATTRS = (
     "model",
     "quantization",
@@ -186,7 +188,7 @@ def build(
         rows = [s.tokenwise[name].astype(np.float32, copy=False) for s in samples]
         variables[name] = (by_token, pad(rows, np.nan), _describe(name))
     if samples[0].void is not None:
-        void = pad([s.void for s in samples if s.void is not None], False)
+        void = pad([s.void.astype(np.float32) for s in samples if s.void is not None], np.nan)
         dims: tuple[str, ...] = ("sample", "layer", "token")
         if void.ndim == 4:
             void, dims = rearrange(void, "sample rule layer token -> rule sample layer token"), ("rule", *dims)
@@ -224,9 +226,48 @@ def _is_attribute(value: Any) -> bool:
 
 
 def validate(trace: xr.Dataset) -> xr.Dataset:
-    """Return the trace, or raise :class:`TraceError` naming everything that is wrong with it."""
+    """Return the trace, or raise :class:`TraceError` naming everything that is wrong with it.
+
+    A trace that xarray opened (``xr.open_dataset``), concatenated or cut is one too, where what it says is unambiguous:
+    it is returned as lacscope makes traces. One sample (``trace.isel(sample=0)``) gets its dimension back. A slice of
+    the layers is a trace as well; what needs the layers before or after them then says so.
+    """
     if not isinstance(trace, xr.Dataset):
         raise TraceError(f"expected an xarray.Dataset made by lacscope.trace, got {type(trace).__name__}.")
+    trace = with_plain_attributes(trace)
+    _check_schema(trace)
+    trace = normalised(trace)
+    for dim in ("sample", "layer", "token"):
+        if dim not in trace.sizes:
+            raise TraceError(
+                f"not a valid trace: dimension '{dim}' is missing. Select one {dim} in a list, as in "
+                f"trace.isel({dim}=[0]), which keeps the dimension."
+            )
+    problems = [f"variable '{name}' is missing" for name in NORMS if name not in trace.data_vars]
+    problems += [f"coordinate '{name}' is missing" for name in TOKEN_COORDS if name not in trace.coords]
+    problems += [f"attribute '{name}' is missing" for name in REQUIRED_ATTRS if name not in trace.attrs]
+    problems += [
+        f"attribute '{name}' is a {type(value).__name__}: netCDF holds str, int and float, so write the rest as JSON"
+        for name, value in trace.attrs.items()
+        if not _is_attribute(value)
+    ]
+    for name in (*NORMS, *SUBLAYER_DELTAS, *LAYERWISE_MEASURES, "void"):
+        if name in trace.data_vars and _dims(trace[name]) != ("sample", "layer", "token"):
+            problems.append(f"'{name}' has dimensions {trace[name].dims}, not ('sample', 'layer', 'token')")
+    for name in TOKEN_COORDS:
+        if name in trace.coords and _dims(trace[name]) != ("sample", "token"):
+            problems.append(f"'{name}' has dimensions {trace[name].dims}, not ('sample', 'token')")
+    if not problems:
+        problems += _inconsistencies(trace)
+    if problems:
+        raise TraceError(
+            f"not a valid trace: {'; '.join(problems)}. Put traces together with lacscope.join_traces, and keep them "
+            "with lacscope.save_trace and lacscope.open_trace: those know what a trace holds."
+        )
+    return trace
+
+
+def _check_schema(trace: xr.Dataset) -> None:
     schema = trace.attrs.get("lacscope_schema")
     if schema is None:
         raise TraceError(
@@ -240,26 +281,29 @@ def validate(trace: xr.Dataset) -> xr.Dataset:
             f"the trace has schema version {schema}; this lacscope reads up to version {SCHEMA_VERSION}. "
             "Upgrade with `pip install -U lacscope`."
         )
-    problems = [f"dimension '{dim}' is missing" for dim in ("sample", "layer", "token") if dim not in trace.sizes]
-    problems += [f"variable '{name}' is missing" for name in NORMS if name not in trace.data_vars]
-    problems += [f"coordinate '{name}' is missing" for name in TOKEN_COORDS if name not in trace.coords]
-    problems += [f"attribute '{name}' is missing" for name in REQUIRED_ATTRS if name not in trace.attrs]
-    problems += [
-        f"attribute '{name}' is a {type(value).__name__}: netCDF holds str, int and float, so write the rest as JSON"
-        for name, value in trace.attrs.items()
-        if not _is_attribute(value)
-    ]
-    for name in (*NORMS, *SUBLAYER_DELTAS, *LAYERWISE_MEASURES):
-        if name in trace.data_vars and _dims(trace[name]) != ("sample", "layer", "token"):
-            problems.append(f"'{name}' has dimensions {trace[name].dims}, not ('sample', 'layer', 'token')")
-    for name in TOKEN_COORDS:
-        if name in trace.coords and _dims(trace[name]) != ("sample", "token"):
-            problems.append(f"'{name}' has dimensions {trace[name].dims}, not ('sample', 'token')")
-    if not problems:
-        problems += _inconsistencies(trace)
-    if problems:
-        raise TraceError("not a valid trace: " + "; ".join(problems) + ".")
-    return trace
+
+
+def require_first_layers(trace: xr.Dataset, purpose: str, *, all_of_them: bool = True) -> None:
+    """Raise TraceError unless the trace has layer 0 and those after it without a gap: all, or up to some layer."""
+    layers, n_layers = trace["layer"].values, trace.attrs["n_layers"]
+    if np.array_equal(layers, np.arange(len(layers))) and (not all_of_them or len(layers) == n_layers):
+        return
+    held = ", ".join(map(str, layers[:4])) + (", ..." if len(layers) > 4 else "")
+    raise TraceError(
+        f"the trace holds {len(layers)} of {n_layers} layers ({held}), and {purpose}. Give the whole trace, and select "
+        "layers of what comes out."
+    )
+
+
+def require_distinct_samples(trace: xr.Dataset | xr.DataArray) -> None:
+    """Raise TraceError where two samples have one number, as after ``xr.concat`` of traces that each count from 0."""
+    numbers = trace["sample"].values.tolist()
+    twice = sorted({number for number in numbers if numbers.count(number) > 1})
+    if twice:
+        raise TraceError(
+            f"two samples have the number {twice[0]}, so they cannot be told apart. Number them with "
+            ".assign_coords(sample=range(n)), or trace them with sample_ids= and put them together with join_traces."
+        )
 
 
 def _dims(array: xr.DataArray) -> tuple[Any, ...]:
@@ -280,14 +324,27 @@ def _inconsistencies(trace: xr.Dataset) -> list[str]:
         finite = np.isfinite(trace[name].values).all(axis=-2)
         if (finite != valid).any():
             problems.append(f"'{name}' must be finite exactly where 'valid' is True")
-    if "void" in trace and trace["void"].dtype != bool:
-        problems.append(f"'void' has dtype {trace['void'].dtype}, not bool")
+    if "void" in trace and not _is_void(trace["void"], trace["valid"]):
+        problems.append("'void' must be 1 at voids, 0 where active, and NaN exactly where 'valid' is False")
     if any("\0" in text for text in trace["token_text"].values.flat):
         problems.append("'token_text' holds NUL characters, which end a netCDF string")
-    if trace.attrs["n_layers"] != trace.sizes["layer"]:
-        problems.append(f"attribute 'n_layers' is {trace.attrs['n_layers']}, the layers are {trace.sizes['layer']}")
+    n_layers, layers = trace.attrs["n_layers"], trace["layer"].values
+    if not set(layers.tolist()) <= set(range(n_layers)) or ("layer" not in trace.coords and len(layers) != n_layers):
+        problems.append(f"attribute 'n_layers' is {n_layers}, the layers are {_listed(layers)}")
+    elif (np.diff(layers) <= 0).any():
+        problems.append(f"the layers are {_listed(layers)}, not in rising order")
     problems += [f"attribute '{name}' is not JSON" for name in ("rule", "versions") if not _is_json(trace.attrs[name])]
     return problems
+
+
+def _listed(layers: np.ndarray) -> str:
+    return ", ".join(map(str, layers[:3])) + (f", ..., {layers[-1]}" if len(layers) > 3 else "")
+
+
+def _is_void(void: xr.DataArray, valid: xr.DataArray) -> bool:
+    """Whether it is 0 or 1 where the token is valid, else NaN."""
+    values, known = void.values, valid.values[..., None, :]
+    return void.dtype == np.float32 and bool(np.where(known, (values == 0) | (values == 1), np.isnan(values)).all())
 
 
 def _is_json(text: Any) -> bool:
@@ -306,11 +363,18 @@ def save_trace(trace: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     at its end, so that not one flipped bit is read silently. Raises OSError with the path in the text where
     writing fails.
     """
+    if isinstance(trace, xr.DataArray):
+        raise TraceError(
+            f"expected a trace, got the array {trace.name!r}: save it with .to_netcdf(path), and open it with "
+            "xr.open_dataarray(path); a mask is then lacscope.VoidMask(opened)."
+        )
     return write_sealed(validate(trace), path)
 
 
 def open_trace(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a trace file into memory and check it. Needs no torch.
+
+    A file that ``trace.to_netcdf(path)`` wrote is read too, though no checksum says that it is whole.
 
     Raises FileNotFoundError for a missing file and :class:`TraceError` for a foreign, damaged,
     truncated or newer one.
@@ -319,7 +383,7 @@ def open_trace(path: str | os.PathLike[str]) -> xr.Dataset:
     if not source.is_file():
         raise FileNotFoundError(f"no trace file at {source}. `lacscope trace --out FILE` writes one.")
     try:
-        return validate(read_sealed(source))
+        return validate(read_result(source))
     except DamagedFileError as error:
         raise TraceError(str(error)) from error
 

@@ -43,7 +43,7 @@ def save_figures(
     import matplotlib.pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
-    mask = trace["void"] if trace.attrs["effect"] == "bypass" else voids(trace, alpha)
+    mask = None if trace.attrs["effect"] == "bypass" else voids(trace, alpha)
     with plots.style():
         axes: dict[str, Any] = {
             "norms": plots.plot_norms(norm_profile(trace), style=style)[0],

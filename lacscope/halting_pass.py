@@ -107,6 +107,15 @@ class Readouts:
 
     row: Int[Tensor, " readout"]
     rule: Int[Tensor, " readout"]
+    _on: dict[torch.device, "Readouts"] = field(default_factory=dict, repr=False, compare=False)
+
+    def on(self, device: torch.device) -> "Readouts":
+        """The same where a layer is, in a model split over devices; moved there once a pass."""
+        if device == self.row.device:
+            return self
+        if device not in self._on:
+            self._on[device] = Readouts(self.row.to(device), self.rule.to(device))
+        return self._on[device]
 
 
 class HaltingPass:
@@ -267,7 +276,7 @@ class HaltingPass:
             self._keep(f"{unit}_out_norm", _norm(written))
         if not self.program.asks(unit):
             return None
-        base = self._resid_pre if self._mid is None else self._mid
+        base = (self._resid_pre if self._mid is None else self._mid).to(written.device)
         base_norm = _norm(base)
         candidate = base + written
         candidate_norm = _norm(candidate)
@@ -277,7 +286,7 @@ class HaltingPass:
             self._keep(f"{unit}_void", void.float())
             # A layer is a void where neither of its sublayers writes anything.
             void_before = self.void.pop() if len(self.void) > self.fired else None
-            self.void.append(void if void_before is None else void_before & void)
+            self.void.append(void if void_before is None else void_before.to(void.device) & void)
         else:
             self.void.append(void)
         if self.program.effect != "bypass":
@@ -308,7 +317,7 @@ class HaltingPass:
         n_kept = stream.shape[1] if self.kept is None else min(self.kept, stream.shape[1])
         stream = stream[:, stream.shape[1] - n_kept :]
         if self.readouts is not None:
-            stream = stream[self.readouts.row]
+            stream = stream[self.readouts.on(stream.device).row]
         if self._readout is None:
             self._readout = stream
             return
@@ -320,7 +329,10 @@ class HaltingPass:
         """The masks in the rows of the readouts; None where nothing is read out."""
         if self.program.effect != "readout":
             return None
-        return active if self.readouts is None else active[self.readouts.rule, self.readouts.row]
+        if self.readouts is None:
+            return active
+        wanted = self.readouts.on(active.device)
+        return active[wanted.rule, wanted.row]
 
     def _final_stream(self, stream: Tensor) -> Tensor:
         assert self._readout is not None
@@ -328,7 +340,7 @@ class HaltingPass:
         if rest == 0 or (self.readouts is not None and self.program.ends_on_any_length):
             return self._readout
         # Some models give their last stream the shape that they were given to read (GPT-2).
-        rows = stream if self.readouts is None else stream[self.readouts.row]
+        rows = stream if self.readouts is None else stream[self.readouts.on(stream.device).row]
         return torch.cat([rows[:, :rest], self._readout], dim=1)
 
     def _keep(self, name: str, values: Float[Tensor, "batch pos"]) -> None:

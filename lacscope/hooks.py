@@ -30,13 +30,17 @@ from lacscope.halting_pass import HaltingPass, Program, Readouts, make_program
 from lacscope.recorder import Recorder, Run, going_on_under_plan, under_plan
 from lacscope.rules import Effect, HaltingRule, needs_of
 
-__all__ = ["PaddingWarning", "RunWarning", "halting", "halting_hooks"]
+__all__ = ["PaddingWarning", "RunWarning", "TrainingModeWarning", "halting", "halting_hooks"]
 
 Hook = tuple[str, Callable[..., Tensor | None]]
 
 
 class PaddingWarning(UserWarning):
     """A batch came without an attention mask: pads cannot be told from ids, so all its tokens count."""
+
+
+class TrainingModeWarning(UserWarning):
+    """A model that the user runs is in training mode, with something random in each pass."""
 
 
 class RunWarning(UserWarning):
@@ -103,13 +107,18 @@ class HaltingSession:
             step=step,
             position=position,
             valid=now,
-            sample=None if now is None or self._stack else self._samples(now),
+            sample=self._samples(now) if self._asks_sample and now is not None and not self._stack else None,
             alone=all(len(point._forward_hooks) == 1 for point in self._residual_points),
             kept=None if self._stack else self.kept,
             readouts=None if self._stack else self.readouts,
             execution=execution_of(self.adapter.model),
         )
         self._stack.append((current, run, given, now))
+
+    @functools.cached_property
+    def _asks_sample(self) -> bool:
+        """The ids are made anew, on the model's device, in each pass: few rules ask for them."""
+        return any("sample" in needs_of(rule) for rule in self.program.rules)
 
     def _samples(self, now: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
         ids = range(len(now)) if self.sample_ids is None else self.sample_ids
@@ -145,7 +154,7 @@ class HaltingSession:
     def _run_for(self, given: PassInput) -> Run:
         """The run that this pass continues, or a new one. See DESIGN: phases are decided by what is read."""
         previous = self.recorder.last_run
-        if given.past_length == 0:
+        if given.past_length == 0 and not given.uncounted:
             if previous is not None and previous.reread_by(given.tokens):
                 warnings.warn(
                     "a pass without a cache reads a recorded run again with more tokens (uncached generation): "
@@ -158,8 +167,8 @@ class HaltingSession:
             if run.continues(given.past_length, given.cache, given.first_keys):
                 return run
         warnings.warn(
-            f"a pass with {given.past_length} cached tokens continues no recorded run (the cache was filled "
-            "outside the context, reordered by beam search, or cropped): it is recorded as a run of its own, "
+            f"a pass with {given.past_length or 'uncounted'} cached tokens continues no recorded run (the cache was "
+            "filled outside the context, reordered by beam search, or cropped): it is recorded as a run of its own, "
             "starting at the tokens it reads.",
             RunWarning,
             stacklevel=2,
@@ -230,6 +239,7 @@ def halting_hooks(
     >>> logits = model.run_with_hooks(tokens, fwd_hooks=hooks)  # doctest: +SKIP
     """
     adapter = check_blocks(model)
+    _warn_of_training(adapter)
     program = make_program(adapter, () if rule is None else (rule,), effect)
     if effect == "observe" and recorder is None:
         raise ValueError(
@@ -307,6 +317,7 @@ def halting(
     >>> recorder.trace  # doctest: +SKIP
     """
     adapter = check_blocks(model)
+    _warn_of_training(adapter)
     program = make_program(adapter, () if rule is None else (rule,), effect)
     recorder = Recorder()
     recorder.describe(adapter, program.rules, effect)
@@ -319,6 +330,16 @@ def halting(
     )
     with run_session(session):
         yield recorder
+
+
+def _warn_of_training(adapter: Adapter) -> None:
+    if drawn := adapter.random_in_training():
+        warnings.warn(
+            f"{adapter.name} is in training mode: dropout is on ({drawn}), so no two passes give the same numbers. "
+            "Call model.original_model.eval() first, unless that is what you mean.",
+            TrainingModeWarning,
+            stacklevel=4,
+        )
 
 
 @contextmanager

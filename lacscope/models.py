@@ -15,7 +15,7 @@ from torch import nn
 
 from lacscope.adapters import bridged_class, build_bridge
 from lacscope.adapters.weights import keep_unpacked
-from lacscope.checks import UnsupportedModelError, check_blocks
+from lacscope.checks import UnsupportedModelError, check_points
 from lacscope.converted import converted
 from lacscope.load_errors import ModelLoadError as ModelLoadError
 from lacscope.load_errors import in_brief
@@ -64,7 +64,7 @@ def load_model(
             quantise the weights while they are read. What the weights are quantised to stands in every trace's
             attribute ``quantization``.
         device_map: how accelerate spreads a model that is larger than one device, ``"auto"`` or a mapping of
-            module names to devices; instead of ``device``. Untested on several devices.
+            module names to devices; instead of ``device``. Tested on emulated devices, and with layers on disk.
         trust_remote_code: run code that comes with the model. Off.
         allow_pickle: read pickled weights, which can run code. Off: safetensors only.
 
@@ -147,7 +147,7 @@ def _bridge(hf_model: Any, tokenizer: Any, label: str, *, residual_only: bool) -
         raise
     except Exception as error:
         raise UnsupportedModelError(f"TransformerLens cannot wrap {label} ({cls}): {in_brief(error)}.") from error
-    check_blocks(bridge)
+    check_points(bridge)
     return bridge
 
 

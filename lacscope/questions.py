@@ -4,10 +4,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lacscope.adapters import Adapter
 from lacscope.inputs import InputError, read_inputs, read_responses
 from lacscope.tasks.base import Question
+from lacscope.tasks.thoughts import ends_in_thought
+from lacscope.token_text import answer_text
+
+_MARK_LENGTH = 16  # tokens: an opening mark and the line breaks after it are fewer
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,26 @@ class ReadQuestion:
     choices: tuple[tuple[int, ...], ...]
 
 
+@dataclass(frozen=True)
+class WrittenAnswer:
+    """A generated answer. ``whole`` is what a parser reads: with the thought's mark that its prompt ends in."""
+
+    text: str
+    whole: str
+
+
+def read_answers(
+    tokenizer: Any, read: Sequence[ReadQuestion], produced: Sequence[Sequence[int]]
+) -> list[WrittenAnswer]:
+    """The answers of these token ids, in the questions' order."""
+    answers = []
+    for one, ids in zip(read, produced, strict=True):
+        text = answer_text(tokenizer, ids)
+        opened = ends_in_thought(str(tokenizer.decode(list(one.prompt[-_MARK_LENGTH:]))))
+        answers.append(WrittenAnswer(text, f"<think>{text}" if opened else text))
+    return answers
+
+
 def read_questions(adapter: Adapter, questions: Sequence[Question]) -> list[ReadQuestion]:
     """Prompts and choices as this model's tokens, shortest prompt first (ties: by sample).
 
@@ -27,7 +52,7 @@ def read_questions(adapter: Adapter, questions: Sequence[Question]) -> list[Read
     read = []
     for one in questions:
         given = [[{"role": "user", "content": one.prompt}]] if one.chat else [one.prompt]
-        (prompt,) = read_inputs(adapter, given)
+        (prompt,) = read_inputs(adapter, given, chat_template_kwargs=one.chat_template_kwargs)
         choices = read_responses(adapter, list(one.choices), len(one.choices)) if one.choices else []
         read.append(ReadQuestion(one, tuple(prompt), tuple(tuple(ids) for ids in choices)))
     return sorted(read, key=lambda one: (len(one.prompt), one.question.sample))

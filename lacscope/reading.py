@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lacscope.adapters import Adapter
 from lacscope.adapters.weights import in_subclasses
+from lacscope.checks import require_full
 from lacscope.halting_pass import Program
 from lacscope.hooks import HaltingSession, run_session
 
@@ -102,8 +103,11 @@ def prepared(
         # Tensors caught by a user's hook under inference_mode could not be trained on; quanto's do not run under it.
         plain = foreign or in_subclasses(adapter.model)
         stack.enter_context(torch.no_grad() if plain else torch.inference_mode())
+        stack.enter_context(adapter.evaluating())
         if not foreign and not inside:
             stack.enter_context(adapter.lean())
+        else:
+            require_full(adapter)
         if fwd_hooks:
             stack.enter_context(adapter.model.hooks(fwd_hooks=fwd_hooks))
         stack.enter_context(run_session(session))
@@ -162,7 +166,8 @@ class Reading:
         predicted: Bool[Tensor, "going read"],
     ) -> None:
         if self.plan.logits == "all":
-            self._kept.append((going, logits.float().cpu()))
+            # Both on the CPU: a GPU's places pick nothing from what lies there.
+            self._kept.append((going.cpu(), logits.float().cpu()))
         if not self.plan.tokenwise:
             return
         logits = logits.float()

@@ -17,10 +17,11 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lacscope.adapters import Adapter, execution_of
+from lacscope.adapters import Adapter, execution_of, known_self_check
 from lacscope.dataset import SampleTrace, build
 from lacscope.facts import model_attrs
 from lacscope.rules import HaltingRule, describe_rule
+from lacscope.token_text import special_ids, token_texts
 
 
 class NonFiniteStreamError(FloatingPointError):
@@ -288,16 +289,14 @@ def run_attrs(adapter: Adapter, rules: Sequence[HaltingRule], effect: str) -> di
     rule = described[0] if len(described) == 1 else "[" + ", ".join(described) + "]" if described else "null"
     execution = execution_of(adapter.model)
     plan = {} if execution is None else {"plan": execution.text}
-    return {**model_attrs(adapter), "rule": rule, "effect": effect, **plan}
+    found = known_self_check(adapter)
+    check = {} if found is None else {"self_check": found.as_json()}
+    return {**model_attrs(adapter), "rule": rule, "effect": effect, **plan, **check}
 
 
 def assemble(samples: Sequence[SampleTrace], adapter: Adapter, attrs: Mapping[str, Any], **options: Any) -> xr.Dataset:
     """Samples and attributes as a trace, with token texts from the model's tokenizer."""
     tokenizer = adapter.tokenizer
     ids = {int(i) for sample in samples for i in sample.token_id} - {-1}
-    texts: dict[int, str] = {}
-    special: Sequence[int] = ()
-    if tokenizer is not None:
-        special = tokenizer.all_special_ids
-        texts = {i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in sorted(ids)}
-    return build(samples, attrs, token_text=texts, special_ids=special, **options)
+    special = sorted(special_ids(tokenizer, ids))
+    return build(samples, attrs, token_text=token_texts(tokenizer, ids), special_ids=special, **options)

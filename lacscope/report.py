@@ -11,7 +11,9 @@ import xarray as xr
 from lacscope.analyses.depth import mean_exit_depth, skippable_compute
 from lacscope.analyses.norms import norm_profile
 from lacscope.analyses.usage import layer_usage
+from lacscope.atomic import write_atomically
 from lacscope.dataset import PHASES, cost_of, rule_of
+from lacscope.shown import code, link, markdown
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def write_report(
     """Write ``report.md`` beside its figures: what was run, what was found, and what it does not say."""
     alpha = voids.attrs.get("alpha")
     sections = [
-        f"# {title}",
+        f"# {markdown(title)}",
         _setting(trace),
         "## Norms",
         _image(figures, "norms", folder) + _norms_in_words(trace),
@@ -62,9 +64,7 @@ def write_report(
         _CAVEATS,
     ]
     path = folder / "report.md"
-    partial = folder / ".report.md.partial"
-    partial.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, ("\n\n".join(sections) + "\n").encode())
     return path
 
 
@@ -78,7 +78,7 @@ _CAVEATS = """- Usage is a share of a mask, not of compute. The rule decides aft
 
 def _image(figures: Mapping[str, Path], name: str, folder: Path) -> str:
     path = figures.get(name)
-    return f"![{name.replace('_', ' ')}]({path.relative_to(folder).as_posix()})\n\n" if path else ""
+    return f"![{name.replace('_', ' ')}]({link(path.relative_to(folder).as_posix())})\n\n" if path else ""
 
 
 def _percent(value: float | xr.DataArray) -> str:
@@ -89,18 +89,17 @@ def _setting(trace: xr.Dataset) -> str:
     valid, phase = trace["valid"], trace["phase"]
     counts = ", ".join(f"{int((valid & (phase == name)).sum())} {name}" for name in PHASES)
     versions = json.loads(trace.attrs["versions"])
+    dtype = markdown(trace.attrs.get("dtype", "unknown dtype"))
     rows = {
-        "model": f"{trace.attrs['model']} ({trace.sizes['layer']} layers, {trace.attrs.get('dtype', 'unknown dtype')})",
-        "effect": f"`{trace.attrs['effect']}`" + (f", rule `{trace.attrs['rule']}`" if rule_of(trace) else ""),
+        "model": f"{markdown(trace.attrs['model'])} ({trace.sizes['layer']} layers, {dtype})",
+        "effect": code(trace.attrs["effect"]) + (f", rule {code(trace.attrs['rule'])}" if rule_of(trace) else ""),
         "samples": str(trace.sizes["sample"]),
         "tokens read": f"{counts} ({int((valid & trace['sink']).sum())} of them sinks)",
-        "weights": "; ".join(
-            (
-                trace.attrs.get("quantization", "not quantised"),
-                f"processing: {trace.attrs.get('weight_processing', 'unknown')}",
-            )
+        "weights": markdown(
+            f"{trace.attrs.get('quantization', 'not quantised')}; "
+            f"processing: {trace.attrs.get('weight_processing', 'unknown')}"
         ),
-        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
+        "versions": ", ".join(markdown(f"{name} {number}") for name, number in versions.items()),
     }
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
@@ -199,5 +198,5 @@ def _effects_in_words(effects: Sequence[EffectRow], full_answer: str) -> str:
 
 
 def _cell(text: str) -> str:
-    shown = " ".join(text.split()).replace("|", "\\|").replace("`", "'")
-    return f"`{shown[:90]}{'…' if len(shown) > 90 else ''}`" if shown else "(empty)"
+    shown = " ".join(text.split())
+    return code(f"{shown[:90]}{'…' if len(shown) > 90 else ''}")

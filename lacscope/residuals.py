@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lacscope.adapters import Adapter, registered, reordering_plan
-from lacscope.checks import check_blocks, require_sublayers
+from lacscope.checks import check_blocks, require_full, require_sublayers
 from lacscope.inputs import check_lengths, read_inputs
 
 Hook = tuple[str, Callable[..., Tensor | None]]
@@ -72,7 +72,7 @@ def read_residuals(
     >>> for read in read_residuals(model, ["The capital of France is"]):  # doctest: +SKIP
     ...     read.stream.norm(dim=-1)
     """
-    adapter = check_blocks(model)
+    adapter = check_blocks(model, lean=True)
     if sublayers:
         require_sublayers(adapter)
     rows = [ids[:max_tokens] for ids in read_inputs(adapter, inputs)]
@@ -148,7 +148,7 @@ def rerun(
     >>> read = next(read_residuals(model, "The capital of France is"))  # doctest: +SKIP
     >>> rerun(model, read.tokens, 4, read.stream[3].unsqueeze(0), leaving=True)  # without block 3  # doctest: +SKIP
     """
-    adapter = check_blocks(model)
+    adapter = check_blocks(model, lean=True)
     _refuse_reordered(adapter)
     n_layers = adapter.n_layers
     if not 0 <= start <= n_layers:
@@ -197,8 +197,11 @@ def _hooked(adapter: Adapter, hooks: Sequence[Hook], before: Sequence[Hook] = ()
         )
     residual = all(name.endswith(("hook_resid_pre", "hook_resid_post")) for name, _ in hooks)
     with ExitStack() as stack:
+        stack.enter_context(adapter.evaluating())
         if residual and not adapter.user_hooked():
             stack.enter_context(adapter.lean())
+        else:
+            require_full(adapter)
         stack.enter_context(registered(first, first=True))
         stack.enter_context(registered(points))
         yield

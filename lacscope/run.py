@@ -3,25 +3,28 @@
 import dataclasses
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lacscope.adapters import Adapter, execution_of
+from lacscope.arguments import hook_pairs, whole_numbers
 from lacscope.branching import RuleKeepsStateError, run_branches
-from lacscope.checks import check_blocks
-from lacscope.dataset import MEASURES, TOKENWISE_MEASURES, SampleTrace
+from lacscope.checks import check_blocks, divides_rows, require_decode, require_one_run, rows_at_once
+from lacscope.dataset import TOKENWISE_MEASURES, SampleTrace
 from lacscope.halting_pass import make_program
 from lacscope.hooks import HaltingSession
 from lacscope.inputs import InputError, check_lengths, read_inputs, read_responses
+from lacscope.options import check_options
 from lacscope.reading import Batch, Batches, Logits, Plan, Progress, Reading, Scope, prepared
 from lacscope.recorder import Recorder, assemble, run_attrs
-from lacscope.rules import EFFECTS, Effect, HaltingRule, describe_rule
+from lacscope.rules import Effect, HaltingRule, describe_rule
 from lacscope.sampling import Sampler
 from lacscope.stacking import stack_rules
 from lacscope.thresholds import lac_thresholds
@@ -35,9 +38,10 @@ def trace(
     effect: Effect = "observe",
     max_new_tokens: int = 0,
     responses: Sequence[Any] | str | None = None,
-    fwd_hooks: Sequence[tuple[Any, Callable[..., Any]]] = (),
+    fwd_hooks: Sequence[tuple[Any, Callable[..., Any]]] | tuple[Any, Callable[..., Any]] = (),
     batch_size: int = 8,
-    attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | np.ndarray | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     temperature: float | int = 0.0,
     top_p: float | int = 1.0,
     seed: int | None = None,
@@ -51,7 +55,8 @@ def trace(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``, from :func:`lacscope.load_model` or your own.
-        inputs: str, list of str, one chat, list of chats, token ids, or an integer tensor [batch, pos].
+        inputs: str, list of str, one chat, list of chats, token ids, or an integer tensor [batch, pos]; also as
+            numpy arrays or pandas columns.
         rule: decides the voids; a list of rules gives the result a leading dimension ``rule``. One pass observes
             them all. Under ``readout`` one prefill serves them all, and decode reads a token once for all rules
             that got there by the same tokens; one run a rule is needed where a rule writes to its ``run_state``,
@@ -62,10 +67,12 @@ def trace(
             generation config and of the tokenizer; the rest of the generation config is ignored.
         responses: given answers (text or token ids), read in the same pass as their prompts and labelled
             decode, instead of generating.
-        fwd_hooks: your own ``(name or filter, fn)`` hooks; they fire before ours.
+        fwd_hooks: your own ``(name or filter, fn)`` hooks, or one such pair; they fire before ours.
         batch_size: prompts per batch. Samples are batched by length and left-padded; the result does not
             depend on it beyond float32 rounding.
         attention_mask: True on the real tokens of a tensor of inputs.
+        chat_template_kwargs: options of the chat template, such as ``{"enable_thinking": False}``; they stand in the
+            trace's attributes.
         temperature, top_p, seed: 0 is greedy. Each sample has a generator of its own, seeded by
             (seed, sample id); without a seed one is drawn and stored in the trace.
         measures: any of ``attn_out_norm``, ``mlp_out_norm``, ``cos_pre_post``, ``threshold`` (per layer and
@@ -92,7 +99,7 @@ def trace(
     >>> t = trace(model, ["The capital of France is"], max_new_tokens=8)  # doctest: +SKIP
     >>> voids(t, alpha=[0.0, 0.5, 0.8])  # no new pass  # doctest: +SKIP
     """
-    adapter = check_blocks(model)
+    adapter = check_blocks(model, lean=True)
     rules = tuple(rule) if isinstance(rule, (list, tuple)) else (rule,) if rule is not None else ()
     check_options(
         effect=effect,
@@ -108,16 +115,20 @@ def trace(
     if isinstance(rule, (list, tuple)) and not rules:
         raise ValueError("rule=[] has no rule; pass rule=None to trace without one.")
     drawn = secrets.randbits(31) if seed is None and temperature > 0 else seed
-    sampler = Sampler(temperature, top_p, drawn or 0)
+    sampler = Sampler(temperature, top_p, 0 if drawn is None else drawn)
+    hooks = hook_pairs(fwd_hooks)
+    given_ids = None if sample_ids is None else whole_numbers("sample_ids", sample_ids, distinct=True)
 
-    prompts = read_inputs(adapter, inputs, attention_mask)
+    prompts = read_inputs(adapter, inputs, attention_mask, chat_template_kwargs=chat_template_kwargs)
     answers = None if responses is None else read_responses(adapter, responses, len(prompts))
     whole = prompts if answers is None else [p + a for p, a in zip(prompts, answers, strict=True)]
     check_lengths(adapter, whole, max_new_tokens)
-    ids = list(range(len(prompts))) if sample_ids is None else [int(i) for i in sample_ids]
+    ids = list(range(len(prompts))) if given_ids is None else given_ids
     if len(ids) != len(prompts):
         raise InputError(f"sample_ids has {len(ids)} entries for {len(prompts)} inputs.")
-    _check_hook_names(adapter, fwd_hooks)
+    if max_new_tokens > 1:
+        require_decode(adapter)
+    _check_hook_names(adapter, hooks)
     if "threshold" in measures:
         _refuse_skipped_history(adapter)
 
@@ -128,8 +139,10 @@ def trace(
         "top_p": float(top_p),
         "seed": drawn,
         "batch_size": batch_size,
-        "n_fwd_hooks": len(fwd_hooks),
+        "n_fwd_hooks": len(hooks),
     }
+    if chat_template_kwargs:
+        attrs["chat_template_kwargs"] = json.dumps(dict(chat_template_kwargs), sort_keys=True, default=str)
     plan = Plan(
         make_program(adapter, rules, effect, sorted(set(measures) - set(TOKENWISE_MEASURES))),
         max_new_tokens,
@@ -140,7 +153,7 @@ def trace(
         adapter.stop_ids(),
     )
     pad_id = getattr(adapter.tokenizer, "pad_token_id", None) or 0
-    batches = Batches(whole, [len(p) for p in prompts], ids, batch_size, pad_id, adapter.device)
+    batches = Batches(whole, [len(p) for p in prompts], ids, rows_at_once(adapter, batch_size), pad_id, adapter.device)
     traces = [
         assemble(
             samples,
@@ -149,44 +162,11 @@ def trace(
             sample_ids=ids,
             rules=[describe_rule(one) for one in group],
         )
-        for group, samples in _run_rules(adapter, plan, batches, sampler, list(fwd_hooks), progress)
+        for group, samples in _run_rules(adapter, plan, batches, sampler, hooks, progress)
     ]
     if not isinstance(rule, (list, tuple)):
         return traces[0]
     return stack_rules(traces, [describe_rule(one) for one in rules])
-
-
-def check_options(
-    *,
-    effect: str = "observe",
-    logits: str = "none",
-    tokenwise: str = "all",
-    measures: Sequence[str] = (),
-    batch_size: int = 1,
-    max_new_tokens: int = 0,
-    responses: Any = None,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-) -> None:
-    """Raise ValueError, in words, for an option of :func:`trace` that no model could serve."""
-    if effect not in EFFECTS:
-        raise ValueError(f"unknown effect {effect!r}; choose one of {', '.join(map(repr, EFFECTS))}.")
-    if logits not in ("none", "last", "all"):
-        raise ValueError(f"logits must be 'none', 'last' or 'all', got {logits!r}.")
-    if tokenwise not in ("all", "response"):
-        raise ValueError(f"tokenwise must be 'all' or 'response' (the tokens measured), got {tokenwise!r}.")
-    if isinstance(measures, str):
-        raise ValueError(f"measures must be a list of names, got the string {measures!r}; write [{measures!r}].")
-    unknown = sorted(set(measures) - set(MEASURES))
-    if unknown:
-        raise ValueError(f"unknown measure {unknown[0]!r}; choose from {', '.join(MEASURES)}.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens must be 0 or more, got {max_new_tokens}.")
-    if responses is not None and max_new_tokens:
-        raise ValueError("responses= gives the answers, max_new_tokens= generates them: pass one of the two.")
-    Sampler(temperature, top_p)
 
 
 def _refuse_skipped_history(adapter: Adapter) -> None:
@@ -222,13 +202,14 @@ def _run_rules(
     if effect == "observe" or len(rules) < 2:
         return [(rules, _run(adapter, plan, batches, sampler, fwd_hooks, progress))]
     # A hook of the user's may stand on rows, or on what follows the last block; a threshold is one rule's.
-    if effect == "readout" and not (fwd_hooks or adapter.user_hooked() or "threshold" in plan.program.measures):
+    alone = fwd_hooks or adapter.user_hooked() or "threshold" in plan.program.measures
+    if effect == "readout" and not alone and divides_rows(adapter):
         # Found out on the way: it shows only when a rule is asked.
         with suppress(RuleKeepsStateError):
             samples = run_branches(adapter, plan, batches, sampler, progress)
             return [((rule,), found) for rule, found in zip(rules, samples, strict=True)]
-    alone = [dataclasses.replace(plan, program=dataclasses.replace(plan.program, rules=(rule,))) for rule in rules]
-    return [(one.program.rules, _run(adapter, one, batches, sampler, fwd_hooks, progress)) for one in alone]
+    each = [dataclasses.replace(plan, program=dataclasses.replace(plan.program, rules=(rule,))) for rule in rules]
+    return [(one.program.rules, _run(adapter, one, batches, sampler, fwd_hooks, progress)) for one in each]
 
 
 def _run(
@@ -283,6 +264,7 @@ def _run_batch(
             mask = torch.cat([mask, ~finished.unsqueeze(-1)], dim=1)
             logits, cache = adapter.step(sampled.unsqueeze(-1), mask, cache, use_cache=True, keep=1)
             reading.read_token(sampled, logits, rows, rows)
+    require_one_run(adapter, recorder.open_runs[0].length, mask.shape[1])
     samples = recorder.open_runs[0].samples(plan.stop_ids, sampled, reading.tokenwise(rows))
     for row, sample in enumerate(samples):
         sample.logits = reading.logits_of(row, len(sample))

@@ -1,11 +1,11 @@
 """The next token from logits: greedy, or seeded sampling that does not depend on the batch."""
 
-import math
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from lacscope.options import check_sampling
 
 
 class Sampler:
@@ -16,10 +16,7 @@ class Sampler:
     """
 
     def __init__(self, temperature: float | int = 0.0, top_p: float | int = 1.0, seed: int = 0) -> None:
-        if not math.isfinite(temperature) or temperature < 0:
-            raise ValueError(f"temperature must be a finite number >= 0 (0 is greedy), got {temperature!r}.")
-        if not 0 < top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1] (1 keeps every token), got {top_p!r}.")
+        check_sampling(temperature, top_p)
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
             raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, got {seed!r}.")
         self.temperature, self.top_p, self.seed = float(temperature), float(top_p), int(seed)

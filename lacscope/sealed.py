@@ -32,10 +32,10 @@ def write_sealed(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     seal = _SEAL + hashlib.sha256(body).hexdigest().encode() + b"\n"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, body + seal)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(error.errno, f"could not write the file ({reason}); nothing was changed", str(target)) from error
+    write_atomically(target, body + seal)
     return target
 
 
@@ -55,7 +55,31 @@ def read_sealed(path: str | os.PathLike[str]) -> xr.Dataset:
         DamagedFileError: a foreign, damaged or truncated one.
     """
     source = Path(path)
-    body = _unsealed(source)
+    return _parsed(source, _unsealed(source))
+
+
+def read_result(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a file of :func:`write_sealed`, or one that xarray's ``to_netcdf`` wrote, which has no sha256.
+
+    Raises as :func:`read_sealed`. A file without sha256 must end where its HDF5 ends, so that what is left of a
+    sealed one is never taken for it.
+    """
+    source = Path(path)
+    body = source.read_bytes()
+    return _parsed(source, body) if hdf5_length(body) == len(body) else read_sealed(source)
+
+
+def hdf5_length(body: bytes) -> int | None:
+    """Where an HDF5 file says that it ends, in bytes from its beginning; None where it is no HDF5 that we read."""
+    if not body.startswith(b"\x89HDF\r\n\x1a\n") or len(body) < 52:
+        return None
+    # The superblock: version, then, with 8-byte addresses, the end of the file behind the other addresses.
+    at = {0: 40, 1: 44, 2: 28, 3: 28}.get(body[8])
+    wide = body[13] if body[8] < 2 else body[9]
+    return None if at is None or wide != 8 else int.from_bytes(body[at : at + 8], "little")
+
+
+def _parsed(source: Path, body: bytes) -> xr.Dataset:
     try:
         with xr.open_dataset(io.BytesIO(body), engine="h5netcdf") as opened:
             result = opened.load()

@@ -6,12 +6,9 @@ import numpy as np
 import xarray as xr
 
 from lacscope.dataset import TOKEN_COORDS, TraceError, validate
+from lacscope.normalised import TOKEN_LABELS
 
-_FILLS = {
-    **dict.fromkeys(("void", "valid", "sink", "special"), False),
-    **dict.fromkeys(("token_text", "phase"), ""),
-    **dict.fromkeys(("token_id", "next_token_id"), -1),
-}
+_FILLS = {**TOKEN_LABELS, "token_class": ""}
 
 
 def stack_rules(traces: Sequence[xr.Dataset], rules: Sequence[str]) -> xr.Dataset:
@@ -48,14 +45,17 @@ def join_traces(traces: Sequence[xr.Dataset]) -> xr.Dataset:
     """
     if not traces:
         raise TraceError("there are no traces to join: give at least one.")
-    first = validate(traces[0])
+    traces = [validate(trace) for trace in traces]
+    first = traces[0]
     for number, trace in enumerate(traces):
         for key in ("model", "rule", "effect", "n_layers"):
-            if validate(trace).attrs[key] != first.attrs[key]:
+            if trace.attrs[key] != first.attrs[key]:
                 raise TraceError(
                     f"trace {number} has {key} {trace.attrs[key]!r}, the first {first.attrs[key]!r}: join traces that "
                     "were made alike."
                 )
+        if not np.array_equal(trace["layer"].values, first["layer"].values):
+            raise TraceError(f"trace {number} and the first hold other layers: join whole traces, then select layers.")
         if set(trace.data_vars) != set(first.data_vars):
             differ = ", ".join(sorted(map(str, set(trace.data_vars) ^ set(first.data_vars))))
             raise TraceError(f"trace {number} and the first differ in their variables: {differ}.")

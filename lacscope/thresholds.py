@@ -9,16 +9,29 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from lacscope.arguments import listed
+
 
 def check_alpha(alpha: Any) -> float:
     """Return ``alpha`` as a float, or raise ValueError: thresholds scale with it, so it is finite and >= 0."""
-    if isinstance(alpha, bool) or (not isinstance(alpha, (int, float)) and not hasattr(alpha, "__float__")):
+    if isinstance(alpha, (bool, np.bool_)) or not hasattr(alpha, "__float__") or getattr(alpha, "ndim", 0):
         raise ValueError(f"alpha must be a number >= 0, got {alpha!r}. The paper uses 0.8.")
     value = float(alpha)
     # Thresholds are float32: a larger alpha is infinite there.
     if not 0 <= value <= float(np.finfo(np.float32).max):
         raise ValueError(f"alpha must be a finite number >= 0, got {alpha!r}. The paper uses 0.8.")
     return value
+
+
+def check_alphas(name: str, alphas: Any, *, least: int = 0) -> list[float]:
+    """A list of at least ``least`` alphas, each as :func:`check_alpha` has it, none of them twice; else ValueError."""
+    given = [check_alpha(alpha) for alpha in listed(name, alphas, "numbers >= 0")]
+    if len(given) < least:
+        raise ValueError(f"{name} is empty: give at least one, such as 0.8.")
+    twice = [alpha for place, alpha in enumerate(given) if alpha in given[:place]]
+    if twice:
+        raise ValueError(f"{name} has {twice[0]:g} twice; each alpha is run once.")
+    return given
 
 
 def lac_thresholds(

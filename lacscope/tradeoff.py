@@ -192,7 +192,8 @@ def _decode_ratios(adapter: Adapter, plan: Plan, prompt: list[int], steps: int, 
 def _decode_seconds(adapter: Adapter, within: AbstractContextManager[Any], prompt: list[int], steps: int) -> float:
     """Seconds of ``steps`` cached steps, prefill not counted."""
     tokens = torch.tensor([prompt], device=adapter.device)
-    with within, torch.no_grad() if in_subclasses(adapter.model) else torch.inference_mode():
+    graph_free = torch.no_grad() if in_subclasses(adapter.model) else torch.inference_mode()
+    with within, adapter.evaluating(), graph_free:
         mask = torch.ones_like(tokens).bool()
         _, cache = adapter.step(tokens, mask, None, use_cache=True, keep=1)
         last = tokens[:, -1:]

@@ -189,7 +189,7 @@ skipped = {}
 for alpha in (0.1, 0.8):
     with lacscope.halting(model, lacscope.L2AdaptiveComputation(alpha), "bypass") as recorder:
         skipped[alpha] = lens()
-    usage = float((~recorder.trace["void"]).isel(token=-1).mean())
+    usage = float((~lacscope.recorded_voids(recorder.trace)).isel(token=-1).mean())
     print(f"alpha {alpha}: {usage:.0%} of the layers are active at the last token")
 answer = full[-1].argmax()
 with plots.style():

@@ -83,6 +83,8 @@ def test_prompts_file_of_chats(run: Callable[..., Result], model_folder: Path, t
         (["--prompt", "a", "--alpha", "nan"], "alpha must be a finite number >= 0, got nan"),
         (["--prompt", "a", "--effect", "skip"], "unknown effect 'skip'; choose one of 'observe', 'readout', 'bypass'."),
         (["--prompt", "a", "--measure", "speed"], "unknown measure 'speed'; choose from attn_out_norm"),
+        (["--prompt", "a", "--effect", "bypas"], "Did you mean 'bypass'?"),
+        (["--prompt", "a", "--chat-template-kwargs", "on"], "--chat-template-kwargs is a JSON object"),
         (["--prompt", "a", "--top-p", "0"], "top_p must be in (0, 1]"),
         (["--prompt", "a", "--dtype", "int4"], "unknown dtype 'int4'"),
         (["--prompt", ""], "prompt 0 is empty"),
@@ -120,8 +122,20 @@ def test_an_existing_file_is_kept_unless_forced(run: Callable[..., Result], mode
     [
         ("", "holds no prompts"),
         ("{not json}\n", "line 1: not JSON"),
+        ('{"prompt": "a"}\n\n{"prompt": 5}\n', 'line 3: "prompt" is 5, not text; put text in quotes.'),
+        ('{"prompt": [5, 7]}\n', 'line 1: "prompt" is [5, 7], not text'),
+        ('{"prompt": null}\n', 'line 1: "prompt" is null, not text'),
+        ('{"prompt": ""}\n', 'line 1: "prompt" is empty'),
+        ('{"prompt": "\\ud83d"}\n', 'line 1: "prompt" has half a character'),
+        ('{"prompt": "a", "messages": []}\n', 'line 1: has both "prompt" and "messages"'),
+        ('{"messages": []}\n', 'line 1: "messages" is no list of messages'),
+        ('{"messages": [{"role": "user"}]}\n', 'line 1: message 1 has no "content"'),
+        ('{"messages": [{"role": "user", "content": 5}]}\n', 'line 1: message 1\'s "content" is 5, not text'),
         ('{"question": "a"}\n', 'line 1: needs "prompt" (text) or "messages" (a chat).'),
-        ('{"prompt": "a"}\n{"messages": []}\n', "some prompts are text and some are chats"),
+        (
+            '{"prompt": "a"}\n{"messages": [{"role": "user", "content": "b"}]}\n',
+            "some prompts are text and some are chats",
+        ),
     ],
 )
 def test_bad_prompts_files(run: Callable[..., Result], tmp_path: Path, text: str, message: str):

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from lacscope.analyze.catalogue import CATALOGUE
 from lacscope.checks import UnsupportedModelError
 from lacscope.cli import app
+from lacscope.depth_efficiency import CSORDAS_PROMPT_FORMAT
 
 LINE = " ".join(["the river is deep and cold"] * 20)
 
@@ -34,6 +35,21 @@ def text(tmp_path):
     path = tmp_path / "river.txt"
     path.write_text("\n".join([LINE, "short", LINE.replace("deep", "wood"), LINE.replace("cold", "rises")]))
     return path
+
+
+def test_each_analysis_reads_gsm8k_as_its_paper_puts_it(loads_tiny, tmp_path):
+    path = tmp_path / "gsm8k.jsonl"
+    path.write_text(json.dumps({"question": "is it deep", "answer": "river <<1+1=2>>2\n#### 2"}))
+    words = ("m", "--data", f"gsm8k={path}", "--what", "contributions", "--what", "block-influence")
+    forms = {}
+    for style in ((), ("--style", "plain")):
+        assert run(*words, *style, "--out", tmp_path / "".join(style)).exit_code == 0
+        made = json.loads(next((tmp_path / "".join(style)).glob("*/contributions.json")).read_text())
+        forms[style] = made["settings"]["prompt_format"]
+    assert forms == {(): CSORDAS_PROMPT_FORMAT, ("--style", "plain"): "chat template in style plain"}
+    assert "(paper: raw text in style csordas)" in made["departures"]
+    refusal = refused(*words, "--style", "paper")
+    assert "--style 'paper' is none of gsm8k; choose from csordas, plain." in refusal
 
 
 def test_the_list_names_every_analysis():

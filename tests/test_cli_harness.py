@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from lacscope.cli_harness import MissingExtraError, lm_eval_command, score_table, usage_lines
+from lacscope.cli_harness import MissingExtraError, lm_eval_command, score_table, usage_lines, without_examples
 
 
 def usage(prefill: float, decode: float | None, early: int) -> dict[str, Any]:
@@ -64,6 +64,23 @@ def test_a_score_that_no_exit_can_change_says_so(results: dict[str, Any]):
     ]
     results["lacscope"]["effect"] = "bypass"
     assert "construction" not in usage_lines(results)[0]
+
+
+def test_solved_examples_of_private_benchmarks_are_left_out():
+    own = {"dataset_path": "json", "fewshot_config": {"sampler": "first_n", "samples": [{"question": "zirconium?"}]}}
+    configs = {
+        "sums": own,
+        "leaderboard_gpqa_main": own,
+        "renamed": {**own, "dataset_path": "Idavidrein/gpqa"},
+        "plain": {"fewshot_config": None},
+    }
+    written = without_examples({"configs": configs, "results": {}, "samples": {"sums": ["zirconium?"]}})
+    assert written["configs"]["sums"] == own
+    assert "zirconium" not in json.dumps({name: written["configs"][name] for name in list(configs)[1:]})
+    assert written["configs"]["renamed"]["fewshot_config"] == {"sampler": "first_n", "samples": "withheld"}
+    assert list(written) == ["configs", "results"]
+    assert "zirconium" not in json.dumps(without_examples({"configs": configs}, of_all=True))
+    assert configs["renamed"]["fewshot_config"]["samples"] != "withheld"
 
 
 def test_without_the_extra_one_line_says_what_to_install(

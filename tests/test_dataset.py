@@ -96,7 +96,7 @@ def test_build_many_rules() -> None:
     assert trace["void"].dims == ("rule", "sample", "layer", "token")
     assert trace["rule"].values.tolist() == RULES
     np.testing.assert_array_equal(trace["void"].values[:, 0], void)
-    assert not trace["void"].values[:, 1, :, 2:].any()
+    assert np.isnan(trace["void"].values[:, 1, :, 2:]).all()
 
 
 def test_attributes_are_what_netcdf_holds() -> None:
@@ -181,10 +181,13 @@ def _put(name: str, index: Any, value: Any) -> Callable[[xr.Dataset], xr.Dataset
 
 BROKEN = {
     "attribute 'lacscope_schema' is missing": _no_attr("lacscope_schema"),
-    r"schema version 2; this lacscope reads up to version 1\. Upgrade": _attr("lacscope_schema", 2),
+    r"schema version 3; this lacscope reads up to version 2\. Upgrade": _attr("lacscope_schema", 3),
     "'lacscope_schema' is 'one', not a version number": _attr("lacscope_schema", "one"),
     "'lacscope_schema' is 0, not a version number": _attr("lacscope_schema", 0),
-    "dimension 'sample' is missing": lambda trace: trace.isel(sample=0),
+    r"dimension 'sample' is missing\. Select one sample in a list, as in trace\.isel\(sample=\[0\]\)": (
+        lambda trace: trace.isel(sample=0, drop=True)
+    ),
+    r"dimension 'layer' is missing\. Select one layer in a list": lambda trace: trace.isel(layer=3),
     "variable 'delta_norm' is missing": _without("delta_norm"),
     "coordinate 'valid' is missing": _without("valid"),
     "coordinate 'sink' is missing; attribute 'effect' is missing": lambda trace: _no_attr("effect")(
@@ -194,15 +197,17 @@ BROKEN = {
     "attribute 'note' is a bool": _attr("note", True),
     "attribute 'rule' is not JSON": _attr("rule", "LAC(0.8)"),
     "attribute 'versions' is not JSON": _attr("versions", 3),
-    "attribute 'n_layers' is 99, the layers are 12": _attr("n_layers", 99),
+    r"attribute 'n_layers' is 9, the layers are 0, 1, 2, \.\.\., 11": _attr("n_layers", 9),
+    "the layers are 11, 10, 9, ..., 0, not in rising order": lambda trace: trace.isel(layer=slice(None, None, -1)),
     r"'delta_norm' has dimensions \('token', 'layer', 'sample'\), not \('sample', 'layer', 'token'\)": (
         lambda trace: trace.assign(delta_norm=trace["delta_norm"].transpose())
     ),
     r"'valid' has dimensions \('token', 'sample'\), not \('sample', 'token'\)": (
         lambda trace: trace.assign_coords(valid=trace["valid"].transpose())
     ),
-    "'valid' has dtype int64, not bool": lambda trace: trace.assign_coords(valid=trace["valid"].astype(np.int64)),
-    "'void' has dtype int8, not bool": lambda trace: trace.assign(void=trace["void"].astype(np.int8)),
+    "'valid' has dtype int64, not bool": lambda trace: trace.assign_coords(valid=trace["valid"].astype(np.int64) * 2),
+    "'void' must be 1 at voids, 0 where active, and NaN exactly where": _put("void", (0, 0, 0), 0.5),
+    "lacscope.join_traces, and keep them with lacscope.save_trace": _put("void", (0, 0, 0), np.nan),
     "'valid' has a gap": _put("valid", (0, 0), False),
     r"'phase' holds \['answer'\], not only": _put("phase", (0, 0), "answer"),
     "'update_norm' must be finite exactly where 'valid' is True": _put("update_norm", (0, 0, 0), np.nan),
@@ -419,7 +424,7 @@ def test_a_truncated_file(saved: bytes, tmp_path: Path, kept: float) -> None:
 def test_a_foreign_netcdf_file(tmp_path: Path) -> None:
     path = tmp_path / "foreign.nc"
     xr.Dataset({"a": ("x", [1.0, 2.0])}).to_netcdf(path, engine="h5netcdf")
-    with pytest.raises(TraceError, match=r"was not written by lacscope\."):
+    with pytest.raises(TraceError, match="not a lacscope trace: attribute 'lacscope_schema' is missing"):
         open_trace(path)
 
 
@@ -427,7 +432,7 @@ def test_a_newer_file_is_refused(trace_fixture: xr.Dataset, tmp_path: Path, monk
     monkeypatch.setattr(dataset, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
     path = save_trace(trace_fixture.assign_attrs(lacscope_schema=SCHEMA_VERSION + 1), tmp_path / "t.nc")
     monkeypatch.undo()
-    with pytest.raises(TraceError, match=r"schema version 2; this lacscope reads up to version 1.*pip install -U"):
+    with pytest.raises(TraceError, match=r"schema version 3; this lacscope reads up to version 2.*pip install -U"):
         open_trace(path)
 
 

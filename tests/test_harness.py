@@ -174,7 +174,7 @@ def test_loglikelihoods_and_their_usage_are_the_traces(
     usage = results["lacscope"]["usage"]["own_choice"]
     assert_usage_of(read, usage)
     assert usage["scored"] == sum(map(len, replies))
-    last = read.void.isel(layer=-1) & read.valid
+    last = (read.void.isel(layer=-1) == 1) & read.valid
     length = np.array([len(prompt) for prompt in prompts])
     scored = read.token.values >= length[:, None] - 1
     assert usage["early"] == int((last.values & scored).sum())

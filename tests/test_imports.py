@@ -17,7 +17,8 @@ PACKAGE = Path(lacscope.__file__).parent
 # A module imports from groups to its left, and within its own group. What is not named here is a front end
 # (plots, report, cli, demo, testing): it may import anything, and none of these may import it.
 ORDER = (
-    ("atomic", "sealed", "dataset", "stacking", "thresholds", "sampling", "rules", "adapters"),
+    ("arguments", "atomic", "sealed", "text_files", "token_text", "normalised", "masks"),
+    ("withheld", "dataset", "options", "stacking", "thresholds", "sampling", "rules", "adapters"),
     ("checks", "facts"),
     ("load_errors", "gguf_metadata", "converted", "text_only", "twin", "models"),
     ("recorder",),
@@ -35,7 +36,10 @@ ORDER = (
 )
 RANK = {module: rank for rank, group in enumerate(ORDER) for module in group}
 FRONT_END = len(ORDER)
-NO_TORCH = ("atomic", "sealed", "dataset", "stacking", "thresholds", "presets", "analyses", "plots", "tasks")
+NO_TORCH = (
+    *("arguments", "atomic", "sealed", "text_files", "token_text", "shown", "normalised", "masks"),
+    *("withheld", "dataset", "options", "stacking", "thresholds", "presets", "analyses", "plots", "tasks"),
+)
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -177,8 +181,10 @@ def test_every_public_name_has_a_docstring() -> None:
 
 def documented() -> list[str]:
     light = (
+        "arguments",
         "rules",
         "plans",
+        "tasks",
         "residuals",
         "presets",
         "analyses",
@@ -186,6 +192,7 @@ def documented() -> list[str]:
         "importance",
         "thresholds",
         "dataset",
+        "masks",
     )
     return [module for module, _ in modules() if top(module) in light]
 

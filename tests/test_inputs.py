@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import xarray as xr
 
 from lacscope import trace
 from lacscope.adapters import Adapter, adapt
@@ -41,7 +43,6 @@ def refused(message: str) -> Iterator[None]:
     ("inputs", "ids"),
     [
         ("the river", [[1, 4, 5]]),
-        ("<s> the", [[1, 1, 4]]),
         ("日本語", [[1, 3]]),
         (["the river", "deep"], [[1, 4, 5], [1, 12]]),
         (("the",), [[1, 4]]),
@@ -56,6 +57,19 @@ def refused(message: str) -> Iterator[None]:
         ([[4, 5], (6,)], [[4, 5], [6]]),
         (torch.tensor([4, 5]), [[4, 5]]),
         (torch.tensor([[4, 5], [6, 7]], dtype=torch.int32), [[4, 5], [6, 7]]),
+        (np.array([4, 5]), [[4, 5]]),
+        (np.array([[4, 5], [6, 7]], dtype=np.uint8), [[4, 5], [6, 7]]),
+        ([np.array([4, 5]), torch.tensor([6])], [[4, 5], [6]]),
+        (np.array([np.array([4, 5]), np.array([6])], dtype=object), [[4, 5], [6]]),
+        (np.array([[4, 5], [6]], dtype=object), [[4, 5], [6]]),
+        (np.array(["the river", "deep"]), [[1, 4, 5], [1, 12]]),
+        (np.array(["the river", "deep"], dtype=object), [[1, 4, 5], [1, 12]]),
+        (pd.Series(["the river", "deep"], index=[7, 9]), [[1, 4, 5], [1, 12]]),
+        (pd.DataFrame({"prompt": ["the river"]})["prompt"], [[1, 4, 5]]),
+        (pd.Index(["the river"]), [[1, 4, 5]]),
+        (pd.Series([[4, 5], [6]]), [[4, 5], [6]]),
+        (pd.Series([CHAT]), [CHAT_IDS]),
+        (xr.DataArray(np.array([[4, 5]])), [[4, 5]]),
     ],
 )
 def test_every_kind_of_input(words: Adapter, inputs: Any, ids: list[list[int]]) -> None:
@@ -108,8 +122,18 @@ MIXED = r"inputs must be a str, a list of str, one chat .*all of one kind; got a
         ([*CHAT, "the"], MIXED + "dict, str"),
         ([4, 5.0], MIXED + "float, int"),
         ([True, False], MIXED + "bool"),
-        ([np.array([4, 5])], MIXED + "ndarray"),
-        ([torch.tensor([4, 5])], MIXED + "Tensor"),
+        ([np.array([4.0, 5.0])], MIXED + "list of float"),
+        ([torch.tensor([[4, 5]])], MIXED + "list of list"),
+        (np.array([[4.0, 5.0]]), r"array of inputs must hold token ids, .*; got float64 \(1, 2\) \(ndarray\)"),
+        (np.array([True, False]), r"array of inputs must hold token ids.*got bool \(2,\)"),
+        (np.ones((2, 2, 2), dtype=int), r"array of inputs must hold token ids.*got int64 \(2, 2, 2\)"),
+        (np.array([], dtype=int), r"array of inputs must hold token ids.*got int64 \(0,\)"),
+        (np.array([["the", "river"]]), r"array of inputs must hold token ids.*\(1, 2\)"),
+        (pd.Series(["the", float("nan")]), MIXED + "float, str"),
+        (pd.Series([4.0, 5.0]), r"array of inputs must hold token ids.*got float64 \(2,\) \(Series\)"),
+        (pd.DataFrame({"prompt": ["the"]}), r"array of inputs must hold token ids.*\(1, 1\) \(DataFrame\)"),
+        (b"!!", r"inputs must be a str, .*; got b'!!'"),
+        ([b"!!"], MIXED + "bytes"),
         ([[]], r"prompt 0 has no tokens\. Give at least one"),
         ([[4], []], r"prompt 1 has no tokens"),
         ([4, 97], r"prompt 0 has token id 97; tiny-llama has ids 0 to 96"),

@@ -40,7 +40,7 @@ def test_numbers_are_the_analyses(written: str):
 
 
 def test_effects_table_survives_any_answer(written: str):
-    assert "| `bypass` | 0.8 | 3 | 2 | 3.21 | 25.0 % | `a \\| b 'c'` |" in written
+    assert "| `bypass` | 0.8 | 3 | 2 | 3.21 | 25.0 % | `` a \\| b `c` `` |" in written
     assert "| full model | | 3 | | 0 | 100.0 % | `yes` |" in written
 
 

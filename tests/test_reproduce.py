@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -50,6 +51,53 @@ def finished(tiny_with_tokenizer, tmp_path_factory):
     out = tmp_path_factory.mktemp("reproduction")
     reproduce(tiny_with_tokenizer, ToyTask(), toy_questions(10), SETTINGS, out, step=silent)
     return out
+
+
+DAMAGES = [b"", b"{", b"[]", b"null", b"\xff\x00", b"{}", b'{"choice": 5}', b'{"choice": "../.."}', b'{"choice": "x"}']
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_parts_are_told_by_the_folders_beside_them(finished, tmp_path, damage):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (listed,) = out.glob("runs/*/*/parts.json")
+    listed.write_bytes(damage)
+    (study,), (whole,) = open_studies(out), open_studies(finished)
+    pd.testing.assert_frame_equal(study.scores, whole.scores)
+    # Of two choice parts nobody can tell which the controls belong to.
+    shutil.copytree(next(listed.parent.glob("choice-*")), listed.parent / "choice-other")
+    with pytest.raises(
+        StoreError, match=r"parts\.json is damaged: .*choice-other.*lacscope reproduce.* does no finished"
+    ):
+        open_studies(out)
+
+
+def test_a_damaged_specification_is_named_by_the_report_and_healed_by_the_run(finished, tiny_with_tokenizer, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    path = next(out.glob("runs/*/*/choice-*/spec.json"))
+    before = {at: at.read_bytes() for at in out.rglob("*") if at.is_file()}
+    path.write_bytes(before[path][:50])
+    with pytest.raises(StoreError, match=r"choice-.*spec\.json is not a sweep's specification"):
+        open_studies(out)
+    told = []
+
+    @contextlib.contextmanager
+    def step(what):
+        yield told.append
+
+    reproduce(tiny_with_tokenizer, ToyTask(), toy_questions(10), SETTINGS, out, step=step)
+    assert {at: at.read_bytes() for at in out.rglob("*") if at.is_file()} == before
+    assert {now.fresh for now in told} == {0}
+
+
+def test_an_unfinished_run_says_how_far_it_is(finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    for path in (next(out.glob("runs/*/*/parts.json")), next(out.glob("runs/*/*/choice-*/shard-00000.json"))):
+        path.unlink()
+    with pytest.raises(StoreError, match=r"no finished run yet: 6 of 7 shards of the parts begun are there"):
+        open_studies(out)
 
 
 def test_three_parts_of_nested_samples(finished):

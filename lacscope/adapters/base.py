@@ -1,16 +1,22 @@
 """What lacscope asks of a model, whichever of TransformerLens's classes it is."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lacscope.adapters.evaluation import evaluating, random_in_training
+from lacscope.adapters.offloading import running_device
 from lacscope.adapters.passes import PassListener, unwatched
 
 TokenHook = Callable[..., Any]
+
+
+class UnsupportedModelError(RuntimeError):
+    """A model that cannot be measured, or run, the way that was asked; the message says what is wrong."""
 
 
 class Adapter:
@@ -30,7 +36,9 @@ class Adapter:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        """Where token ids go: where the first weights are, or run where accelerate lends them for each call."""
+        first = next(self.model.parameters()).device
+        return running_device(self.model, torch.device("cpu")) if first.type == "meta" else first
 
     @property
     def dtype(self) -> torch.dtype:
@@ -95,22 +103,49 @@ class Adapter:
         """The module inside the model that calls the blocks, where it can be called on its own."""
         return None
 
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module that a pass may run, TransformerLens's own included; some more than once."""
+        yield from self.model.modules()
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """The model in evaluation mode; each module has its own flag back afterwards."""
+        return evaluating(self.modules())
+
+    def random_in_training(self) -> str:
+        """What each pass draws anew because the model is in training mode; "" for nothing."""
+        return random_in_training(self.modules())
+
+    def reference(self) -> tuple[Callable[..., Any] | None, str]:
+        """The wrapped model's own logits, by what no bridge has touched; or None, and why there is no such thing."""
+        return None, "there is no other model to compare with"
+
+    def give_positions(self, given: bool) -> bool:
+        """From now on tell cached steps where their tokens stand, or not; False where the model does not take it."""
+        return False
+
+    def prefer_lean(self) -> None:
+        """Have :meth:`lean` take the lean path whether or not it equals the other."""
+
     def watched(self) -> list[tuple[nn.Module, str]]:
         """The methods that :meth:`watch` puts a function around, as (owner, name)."""
         raise NotImplementedError
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Nobody's hooks and nobody watching, for a check that must neither fire nor be recorded."""
+        """Nobody's hooks, nobody watching and no dropout, for a check that must neither fire nor be recorded."""
         with ExitStack() as stack:
+            stack.enter_context(self.evaluating())
             for owner, name in self.watched():
                 stack.enter_context(unwatched(owner, name))
             stack.enter_context(_hooks_off(list(self.hook_points())))
             yield
 
     @contextmanager
-    def lean(self) -> Iterator[None]:
-        """Blocks without the hook points inside them, where the class allows it; numbers stay the same."""
+    def lean(self, *, forced: bool = False) -> Iterator[None]:
+        """Blocks without the hook points inside them, where the class allows it; numbers stay the same.
+
+        ``forced`` is for whoever wants to know whether they do.
+        """
         yield
 
     @contextmanager
@@ -139,10 +174,22 @@ class Adapter:
         That this is what the model does after its last block is for :func:`lacscope.checks.require_head` to find out.
         """
         flat = stream.reshape(1, -1, stream.shape[-1])
-        home = next(self.model.unembed.parameters()).device
-        with _hooks_off([*self.model.ln_final.modules(), *self.model.unembed.modules()]):
-            logits = self._after_head(self.model.unembed(self.model.ln_final(flat.to(home))))
+        norm, head = self.model.ln_final, self.model.unembed
+        with _hooks_off([*norm.modules(), *head.modules()]):
+            normed = norm(flat.to(self._home_of(norm)))
+            logits = self._after_head(head(normed.to(self._home_of(head))))
         return logits.reshape(*stream.shape[:-1], -1)
+
+    def final_norm(self, stream: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token d_model"]:
+        """The model's final norm on any stream; no hook fires, and ``logits_of`` holds for it too."""
+        flat, norm = stream.reshape(1, -1, stream.shape[-1]), self.model.ln_final
+        with _hooks_off(list(norm.modules())):
+            return norm(flat.to(self._home_of(norm))).reshape(stream.shape)
+
+    def _home_of(self, module: nn.Module) -> torch.device:
+        """Where a module runs."""
+        device = next((tensor.device for tensor in module.parameters()), self.device)
+        return running_device(module, self.device) if device.type == "meta" else device
 
     def _after_head(self, logits: Float[Tensor, "batch pos vocab"]) -> Float[Tensor, "batch pos vocab"]:
         """What the model does to the head's logits: soft-capping, scaling."""

@@ -4,16 +4,28 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lacscope.adapters.base import Adapter
+from lacscope.adapters import decode_state
+from lacscope.adapters.bare_twin import reference_of
+from lacscope.adapters.base import Adapter, UnsupportedModelError
 from lacscope.adapters.passes import PARTIAL_PASS, PartialPassError, PassInput, PassListener, around
+from lacscope.adapters.rounding import repeats
 
+_NEEDS_POSITIONS: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
+NO_POSITIONS = (
+    "{} reads a cached token as if it stood at the beginning unless it is told where it stands, and this call does not "
+    "say (position_ids). Generate with lacscope.trace, or with transformers' own model.original_model.generate."
+)
+NO_STATE = (
+    "{} was asked for a cache and gave none back, so its next step would read a token as a prompt of its own. Generate "
+    "with lacscope.trace, or without a cache (use_past_kv_cache=False)."
+)
 _OUTPUT_SIZES: "weakref.WeakKeyDictionary[Any, list[int | None]]" = weakref.WeakKeyDictionary()
 _LEAN_IS_EXACT: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
 
@@ -39,9 +51,9 @@ class BridgeAdapter(Adapter):
         return iter(self.model._hook_registry.values())
 
     @contextmanager
-    def lean(self) -> Iterator[None]:
+    def lean(self, *, forced: bool = False) -> Iterator[None]:
         # In compatibility mode the processed weights live in the bridged submodules.
-        if getattr(self.model, "compatibility_mode", False) or not self._lean_is_exact():
+        if getattr(self.model, "compatibility_mode", False) or not (forced or self._lean_is_exact()):
             yield
             return
         with self._unhooked_blocks(), self._direct_blocks():
@@ -50,7 +62,8 @@ class BridgeAdapter(Adapter):
     def _lean_is_exact(self) -> bool:
         """True where the blocks' own submodules give the bridged ones' logits, bit for bit; tried once a model.
 
-        Some bridged attentions (Falcon's) compute by themselves, and differ in the last bits.
+        Some bridged attentions (Falcon's) compute by themselves, and differ in the last bits. On a GPU rounding is let
+        pass: one kernel that adds in another order would choose the slow way for good.
         """
         if self.model not in _LEAN_IS_EXACT:
             ids = torch.arange(min(16, self.context_length or 16), device=self.device).unsqueeze(0) % self.vocab_size
@@ -59,8 +72,27 @@ class BridgeAdapter(Adapter):
                 bridged, _ = self.step(ids, mask, None, use_cache=False, keep=None)
                 with self._unhooked_blocks(), self._direct_blocks():
                     plain, _ = self.step(ids, mask, None, use_cache=False, keep=None)
-            _LEAN_IS_EXACT[self.model] = torch.equal(bridged, plain)
+            _LEAN_IS_EXACT[self.model] = repeats(bridged, plain)
         return _LEAN_IS_EXACT[self.model]
+
+    def prefer_lean(self) -> None:
+        _LEAN_IS_EXACT[self.model] = True
+
+    def give_positions(self, given: bool) -> bool:
+        accepted = "position_ids" in inspect.signature(self.model.original_model.forward).parameters
+        _NEEDS_POSITIONS[self.model] = given and accepted
+        return accepted
+
+    def modules(self) -> Iterator[nn.Module]:
+        # The bridge does not list the wrapped model among its modules, nor that model what a component wraps.
+        yield from self.model.modules()
+        for module in self.model.original_model.modules():
+            yield module
+            if (original := getattr(module, "original_component", None)) is not None:
+                yield from original.modules()
+
+    def reference(self) -> tuple[Callable[..., Any] | None, str]:
+        return reference_of(self.model)
 
     @contextmanager
     def _unhooked_blocks(self) -> Iterator[None]:
@@ -145,16 +177,23 @@ class BridgeAdapter(Adapter):
                 raise PartialPassError(PARTIAL_PASS.format("start_at_layer"))
             if getattr(block, "_stop_at_layer_idx", None) is not None:
                 raise PartialPassError(PARTIAL_PASS.format("stop_at_layer"))
-            listener.open_pass(_read_transformers_call(forward, args, kwargs))
-            output, completed = None, False
+            given, n_read = _read_transformers_call(forward, args, kwargs)
+            listener.open_pass(given)
+            state, completed = None, False
             try:
+                if given.past_length and _NEEDS_POSITIONS.get(self.model) and kwargs.get("position_ids") is None:
+                    raise UnsupportedModelError(NO_POSITIONS.format(self.name))
                 output = forward(*args, **kwargs)
+                state = decode_state.state_of(kwargs, output)
+                if state is None and kwargs.get("use_cache") and not self.model.original_model.training:
+                    raise UnsupportedModelError(NO_STATE.format(self.name))
+                decode_state.count(state, n_read)
                 completed = True
             except StopAtLayerException:
                 # run_with_cache stops by a hook of its own, which tells no block.
                 raise PartialPassError(PARTIAL_PASS.format("stop_at_layer")) from None
             finally:
-                listener.close_pass(getattr(output, "past_key_values", None), completed)
+                listener.close_pass(decode_state.identity_of(state), completed)
             return output
 
         with around(self.model.original_model, "forward", outer):
@@ -170,33 +209,75 @@ class BridgeAdapter(Adapter):
         keep: int | None,
     ) -> tuple[Float[Tensor, "row read vocab"], Any]:
         extra: dict[str, Any] = {"logits_to_keep": keep} if keep and self._keeps_last else {}
-        if cache is not None:
-            extra["past_key_values"] = cache
-        logits, cache = self.model(
-            tokens, attention_mask=mask.long(), return_type="logits_and_cache", use_cache=use_cache, **extra
-        )
+        if self._has_usual_state:
+            if cache is not None:
+                extra["past_key_values"] = cache
+                if _NEEDS_POSITIONS.get(self.model):
+                    extra["position_ids"] = (mask.long().cumsum(-1) - 1)[:, -tokens.shape[1] :]
+            logits, cache = self.model(
+                tokens, attention_mask=mask.long(), return_type="logits_and_cache", use_cache=use_cache, **extra
+            )
+        else:
+            logits, cache = self._step_of_another_state(tokens, mask, cache, use_cache, extra)
+        if use_cache and cache is None:
+            raise UnsupportedModelError(NO_STATE.format(self.name))
         return (logits[:, -keep:] if keep else logits), cache
 
+    def _step_of_another_state(
+        self, tokens: Tensor, mask: Tensor, cache: Any, use_cache: bool, extra: dict[str, Any]
+    ) -> tuple[Tensor, Any]:
+        """A pass of a model whose state the bridge does not hand on."""
+        original, name = self.model.original_model, decode_state.state_name(self.model.original_model)
+        if use_cache and cache is None and decode_state.holds_state(original):
+            from transformers import DynamicCache
+
+            cache = decode_state.HeldState(DynamicCache(config=original.config))
+        held = cache if isinstance(cache, decode_state.HeldState) else None
+        if cache is not None:
+            extra[name] = cache if held is None else held.cache
+        # A recurrent state has its pads behind it, and its layers take a mask of the new tokens alone.
+        if cache is None or held is not None:
+            extra["attention_mask"] = mask.long()
+        seen: list[Any] = []
+
+        def look(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            seen.append(decode_state.state_of(kwargs, output))
+            return output
+
+        with around(original, "forward", look), held.lent(original) if held is not None else nullcontext():
+            logits = self.model(tokens, return_type="logits", use_cache=use_cache, **extra)
+        return logits, held if held is not None else seen[-1] if use_cache else None
+
     def select_rows(self, cache: Any, rows: Int[Tensor, " row"]) -> None:
-        cache.batch_select_indices(rows)
+        decode_state.select_rows(cache, rows)
+
+    @functools.cached_property
+    def _has_usual_state(self) -> bool:
+        original = self.model.original_model
+        return decode_state.state_name(original) == decode_state.USUAL and not decode_state.holds_state(original)
 
     @functools.cached_property
     def _keeps_last(self) -> bool:
         return "logits_to_keep" in inspect.signature(self.model.original_model.forward).parameters
 
 
-def _read_transformers_call(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> PassInput:
+def _read_transformers_call(
+    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[PassInput, int | None]:
+    """What a pass is given to read, and how many tokens its state will have read after it, where that is known."""
     if args:
         kwargs = inspect.signature(forward).bind(*args, **kwargs).arguments | kwargs
     tokens: Any = kwargs.get("input_ids")
     embeds: Any = kwargs.get("inputs_embeds")
     n_rows, n_new = (embeds if tokens is None else tokens).shape[:2]
-    cache: Any = kwargs.get("past_key_values")
-    past_length = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+    state: Any = decode_state.state_of(kwargs, None)
+    read = decode_state.read_by(state)
+    cache, past_length = decode_state.identity_of(state), read or 0
     mask: Any = kwargs.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.shape != (n_rows, past_length + n_new):
-        return PassInput(tokens, None, past_length, cache)
-    return PassInput(tokens, mask.bool(), past_length, cache)
+    fits = isinstance(mask, Tensor) and mask.shape == (n_rows, past_length + n_new)
+    given = PassInput(tokens, mask.bool() if fits else None, past_length, cache, read is None)
+    return given, None if read is None else read + int(n_new)
 
 
 def _runs_the_original(component: Any) -> bool:
@@ -256,6 +337,9 @@ def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: boo
 
     ``residual_only`` leaves the blocks' insides unhooked and the attention implementation as it is: an
     order of magnitude fewer hook points, and the speed of the plain model.
+
+    Raises:
+        UnsupportedModelError: TransformerLens cannot wrap it.
     """
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
@@ -263,16 +347,49 @@ def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: boo
         # Attention patterns exist only under eager attention; the public boot path sets this too.
         hf_model.set_attn_implementation("eager")
 
+    _keep_one_scale(hf_model)
+
     def keep_block_points(adapter: Any) -> None:
-        blocks = adapter.component_mapping["blocks"]
+        blocks = adapter.component_mapping.get("blocks")
+        if blocks is None:
+            return  # several stacks, or none: refused when it is read
         blocks.submodules.clear()
         blocks.hook_aliases = {"hook_resid_pre": "hook_in", "hook_resid_post": "hook_out"}
 
-    return build_bridge_from_module(
-        hf_model,
-        bridged_class(hf_model) or type(hf_model).__name__,
-        hf_config=hf_model.config,
-        tokenizer=tokenizer,
-        model_name=name,
-        post_adapter_hook=keep_block_points if residual_only else None,
-    )
+    try:
+        return build_bridge_from_module(
+            hf_model,
+            bridged_class(hf_model) or type(hf_model).__name__,
+            hf_config=hf_model.config,
+            tokenizer=tokenizer,
+            model_name=name,
+            post_adapter_hook=keep_block_points if residual_only else None,
+        )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UnsupportedModelError(_cannot_wrap(name, type(hf_model).__name__, error, residual_only)) from error
+
+
+def _keep_one_scale(hf_model: Any) -> None:
+    """RWKV halves its stream, and some weights with it, every few layers in evaluation: for float16, and to no effect.
+
+    A layer's norms could not be compared with another's. Without it the model computes the same.
+    """
+    scaled = next((module for module in hf_model.modules() if hasattr(module, "layers_are_rescaled")), None)
+    if scaled is None or not hf_model.config.rescale_every:
+        return
+    if scaled.layers_are_rescaled:
+        training = scaled.training
+        scaled.training = True
+        scaled._rescale_layers()  # back to the weights that were loaded
+        scaled.training = training
+    hf_model.config.rescale_every = scaled.config.rescale_every = 0
+
+
+def _cannot_wrap(name: str, kind: str, error: Exception, residual_only: bool) -> str:
+    said = (str(error).splitlines() or [""])[0].rstrip(".")
+    if "nsupported architecture" in said:
+        return f"TransformerLens cannot wrap {name} ({kind}): it has no adapter for that architecture."
+    way_out = "" if residual_only else " With hooks='residual' less has to be wrapped, and it may go."
+    return f"TransformerLens cannot wrap {name} ({kind}): {type(error).__name__}: {said[:200]}.{way_out}"

@@ -149,5 +149,7 @@ class HookedTransformerAdapter(Adapter):
 
     def select_rows(self, cache: Any, rows: Int[Tensor, " row"]) -> None:
         for entry in cache.entries:
-            entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
-        cache.previous_attention_mask = cache.previous_attention_mask[rows]
+            here = rows.to(entry.past_keys.device)
+            entry.past_keys, entry.past_values = entry.past_keys[here], entry.past_values[here]
+        seen = cache.previous_attention_mask
+        cache.previous_attention_mask = seen[rows.to(seen.device)]

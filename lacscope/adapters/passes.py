@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from lacscope.adapters.decode_state import first_state
+
 _MISSING = object()
 
 PARTIAL_PASS = (
@@ -27,13 +29,15 @@ class PassInput:
     """What one forward pass was given to read.
 
     ``attention_mask`` spans the cached tokens and the new ones; None where nobody gave one. ``tokens`` is
-    None where the pass was started from embeddings.
+    None where the pass was started from embeddings. ``cache`` is the object by which the state of the sequence is told
+    from others; where ``uncounted`` it is filled, and how far is not known (recurrent states do not count).
     """
 
     tokens: Int[Tensor, "batch pos"] | None
     attention_mask: Bool[Tensor, "batch past_and_pos"] | None
     past_length: int
     cache: Any
+    uncounted: bool = False
 
     @property
     def first_keys(self) -> Tensor | None:
@@ -51,9 +55,7 @@ class PassListener(Protocol):
 
 def first_keys(cache: Any) -> Tensor | None:
     """The first layer's cached keys. A cache that was reordered or cropped between passes has others."""
-    if hasattr(cache, "layers"):
-        return getattr(cache.layers[0], "keys", None) if cache.layers else None
-    return cache[0].past_keys if hasattr(cache, "entries") else None
+    return cache[0].past_keys if hasattr(cache, "entries") else first_state(cache)
 
 
 class _Around:

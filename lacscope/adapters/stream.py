@@ -10,11 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lacscope.adapters import Adapter, adapt, registered
-
-
-class UnsupportedModelError(RuntimeError):
-    """A model whose residual stream cannot be measured the way that was asked."""
+from lacscope.adapters import Adapter, UnsupportedModelError, adapt, registered
+from lacscope.adapters.rounding import nearly_equal as nearly_equal
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ def _inspect_stream(adapter: Adapter) -> StreamReport:
         seen = _short_pass(adapter, names, zero=False)
         layers = range(adapter.n_layers)
         pairs = [(seen.get((k, "hook_resid_post")), seen.get((k + 1, "hook_resid_pre"))) for k in layers[:-1]]
-        chained = all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs)
+        chained = all(a is not None and b is not None and torch.equal(a.to(b.device), b) for a, b in pairs)
         if not chained:
             return StreamReport(False, False, "a block's hook_resid_post is not what the next block reads")
         for layer in layers:
@@ -57,6 +54,8 @@ def _inspect_stream(adapter: Adapter) -> StreamReport:
                 return StreamReport(True, False, f"blocks.{layer} has no hook_attn_out / hook_mlp_out")
             assert pre is not None
             assert post is not None
+            # A layer on another device is handed the stream only after the hook point has seen it.
+            pre, attn, mlp = (part.to(post.device) for part in (pre, attn, mlp))
             if attn.shape != pre.shape or mlp.shape != pre.shape or not nearly_equal(pre + attn + mlp, post):
                 return StreamReport(True, False, f"at blocks.{layer} resid_pre + attn_out + mlp_out is not resid_post")
         zeroed = _short_pass(adapter, names, zero=True)
@@ -67,12 +66,6 @@ def _inspect_stream(adapter: Adapter) -> StreamReport:
                     True, False, f"at blocks.{layer} zeroing attn_out and mlp_out does not leave the stream unchanged"
                 )
     return StreamReport(True, True, "")
-
-
-def nearly_equal(a: Tensor, b: Tensor) -> bool:
-    """Equal but for the rounding of the tensors' dtype."""
-    scale = b.float().abs().amax()
-    return bool((a.float() - b.float()).abs().amax() <= torch.finfo(b.dtype).eps * 32 * scale)
 
 
 def _short_pass(adapter: Adapter, names: tuple[str, ...], *, zero: bool) -> dict[tuple[int, str], Tensor]:

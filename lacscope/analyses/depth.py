@@ -29,7 +29,8 @@ def skippable_compute(
     Raises:
         TraceError: the trace does not say what the model's parts cost (mixtures of experts).
     """
-    spared, whole = flops(validate(trace), resolve_voids(trace, voids))
+    trace = validate(trace)
+    spared, whole = flops(trace, resolve_voids(trace, voids))
     counted = by_phase(counted_tokens(trace), trace)
     pooled = ("token",) if by == "sample" else ("sample", "token")
     n = counted.sum(pooled)
@@ -72,6 +73,7 @@ def flops(trace: xr.Dataset, voids: xr.DataArray) -> tuple[xr.DataArray, xr.Data
 
 def mean_exit_depth(trace: xr.Dataset, voids: xr.DataArray | None = None) -> xr.DataArray:
     """Mean exit depth by phase, over valid tokens: DataArray (phase) in [0, 1] with coordinate ``n``."""
+    trace = validate(trace)
     depth = without_token_coords(token_usage(trace, voids)["exit_depth"])
     groups = by_phase(trace["valid"], trace)
     n = groups.sum(("sample", "token"))

@@ -21,7 +21,7 @@ def next_token_shift(full: xr.Dataset, changed: xr.Dataset) -> xr.Dataset:
     Raises:
         TraceError: logits are missing, or the traces are of different models, samples or prompts.
     """
-    _check_pair(full, changed, ("sample", "vocab"), "last")
+    full, changed = _checked_pair(full, changed, ("sample", "vocab"), "last")
     p, q = _log_softmax(full["logits"].values), _log_softmax(changed["logits"].values)
     found = xr.Dataset(
         {"kl": ("sample", _kl(p, q)), "same_token": ("sample", p.argmax(-1) == q.argmax(-1))},
@@ -47,7 +47,7 @@ def token_shift(full: xr.Dataset, changed: xr.Dataset) -> xr.Dataset:
     Raises:
         TraceError: logits are missing, or the traces are of different models, samples or tokens.
     """
-    _check_pair(full, changed, ("sample", "token", "vocab"), "all")
+    full, changed = _checked_pair(full, changed, ("sample", "token", "vocab"), "all")
     if _tokens(full) != _tokens(changed):
         raise TraceError("the two traces read different tokens: give both the same responses=, or no answer at all.")
     valid = full["valid"].values
@@ -65,9 +65,11 @@ def token_shift(full: xr.Dataset, changed: xr.Dataset) -> xr.Dataset:
     return found
 
 
-def _check_pair(full: xr.Dataset, changed: xr.Dataset, dims: tuple[str, ...], logits: str) -> None:
+def _checked_pair(
+    full: xr.Dataset, changed: xr.Dataset, dims: tuple[str, ...], logits: str
+) -> tuple[xr.Dataset, xr.Dataset]:
+    full, changed = validate(full), validate(changed)
     for trace in (full, changed):
-        validate(trace)
         if "logits" not in trace or trace["logits"].dims != dims:
             what = "last-position logits" if logits == "last" else "the logits of every position"
             raise TraceError(f"this compares {what}: make both traces with logits={logits!r}.")
@@ -82,6 +84,7 @@ def _check_pair(full: xr.Dataset, changed: xr.Dataset, dims: tuple[str, ...], lo
     differing = [sample for sample, one, other in pairs if one != other]
     if differing:
         raise TraceError(f"sample {differing[0]} has different prompts in the two traces: give both the same inputs.")
+    return full, changed
 
 
 def _tokens(trace: xr.Dataset, phase: str | None = None) -> list[list[int]]:

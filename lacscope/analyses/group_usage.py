@@ -85,7 +85,7 @@ def usage_by_group(
     >>> float(found["usage"].sel(group="position 0")) == float(found["usage_by_layer"].sel(group="position 0").mean())
     True
     """
-    validate(trace)
+    trace = validate(trace)
     mask = resolve_voids(trace, voids)
     if "rule" in (*trace.dims, *mask.dims):
         raise TraceError("the trace has a dimension 'rule': take each rule on its own, with trace.sel(rule=...).")
@@ -139,7 +139,7 @@ class _Grouped:
         names = group_names(groups)
         sink = trace["sink"].transpose("sample", "token").values
         if sinks == "apart":
-            first = np.broadcast_to(np.arange(sink.shape[1]) == 0, sink.shape)
+            first = np.broadcast_to(trace["token"].values == 0, sink.shape)
             labels = np.where(sink & first, POSITION_0, np.where(sink, OTHER_SINKS, labels))
             names = [*dict.fromkeys([POSITION_0, *names, OTHER_SINKS])]
         elif sinks == "exclude":

@@ -33,6 +33,7 @@ def groups_by_class(trace: xr.Dataset) -> xr.DataArray:
     >>> groups_by_class(synthetic_trace()).values[0, 0]
     'position 0'
     """
+    trace = _single(trace)
     classes = token_classes(trace)
     return _grouping(trace, classes.values, CLASSES, "token class")
 
@@ -57,11 +58,12 @@ def groups_by_position(trace: xr.Dataset, edges: Sequence[int] = POSITION_EDGES)
     >>> groups_by_position(synthetic_trace(), (1, 4)).values[0, :6].tolist()
     ['0', '1-3', '1-3', '1-3', '4+', '4+']
     """
-    valid = _valid(trace)
+    trace = _single(trace)
+    valid = trace["valid"].values
     _check_edges(edges)
     starts = (0, *edges)
     names = [str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in pairwise(starts)] + [f"{starts[-1]}+"]
-    bins = np.searchsorted(edges, np.arange(valid.shape[1]), side="right")
+    bins = np.searchsorted(edges, trace["token"].values, side="right")
     return _grouping(trace, np.where(valid, np.array(names, dtype=object)[bins], ""), names, "position of the token")
 
 
@@ -86,7 +88,8 @@ def groups_by_surprisal(trace: xr.Dataset, edges: Sequence[float | int] = SURPRI
     >>> groups_by_surprisal(trace, (0.1, 0.5)).values[0, 0]
     '0.1 to 0.5'
     """
-    valid = _valid(trace)
+    trace = _single(trace)
+    valid = trace["valid"].values
     if "surprisal" not in trace:
         raise TraceError("the trace has no surprisal to group tokens by: trace again with measures=('surprisal',).")
     _check_edges(edges)
@@ -121,7 +124,8 @@ def groups_by_correct(trace: xr.Dataset, correct: Sequence[bool] | Bool[np.ndarr
     >>> groups_by_correct(synthetic_trace(n_samples=2), [True, False]).values[:, 0].tolist()
     ['answer right', 'answer wrong']
     """
-    valid = _valid(trace)
+    trace = _single(trace)
+    valid = trace["valid"].values
     right = np.asarray(correct)
     if right.shape != (len(valid),) or right.dtype != bool:
         raise ValueError(
@@ -144,10 +148,12 @@ def group_names(groups: xr.DataArray) -> list[str]:
     return names
 
 
-def _valid(trace: xr.Dataset) -> Bool[np.ndarray, "sample token"]:
-    if "rule" in validate(trace)["valid"].dims:
+def _single(trace: xr.Dataset) -> xr.Dataset:
+    """The trace, if its tokens are the same under all its rules."""
+    trace = validate(trace)
+    if "rule" in trace["valid"].dims:
         raise TraceError("each rule of this trace has tokens of its own: choose one with trace.sel(rule=...).")
-    return trace["valid"].transpose("sample", "token").values
+    return trace
 
 
 def _check_edges(edges: Sequence[float | int]) -> None:

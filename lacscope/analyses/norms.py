@@ -25,7 +25,7 @@ def norm_profile(trace: xr.Dataset) -> xr.Dataset:
         valid tokens), ``sink_share`` (sum of |value| over sinks, relative to all; in [0, 1]), and over phase
         ``n`` and ``n_sinks``.
     """
-    validate(trace)
+    trace = validate(trace)
     stacked = xr.concat([without_token_coords(trace[name]) for name in QUANTITIES], dim="quantity")
     values = stacked.assign_coords(quantity=list(QUANTITIES))
     valid = by_phase(trace["valid"], trace)

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from lacscope.analyses.tokens import token_classes
 from lacscope.analyses.usage import counted_tokens
 from lacscope.analyses.voids import resolve_voids
-from lacscope.dataset import TraceError, validate
+from lacscope.dataset import TraceError, require_distinct_samples, require_first_layers, validate
 
 # Powers of two and their midpoints: from 2 on, a bin is at most half as wide as its positions are far.
 POSITION_EDGES = (
@@ -67,7 +67,9 @@ def cell_counts(trace: xr.Dataset, voids: xr.DataArray | None = None, values: xr
     >>> int(cell_counts(trace)["tokens"].sum()) == int((trace["valid"] & ~trace["sink"]).sum())
     True
     """
-    validate(trace)
+    trace = validate(trace)
+    require_first_layers(trace, "active layers are counted over all of them")
+    require_distinct_samples(trace)
     mask = resolve_voids(trace, voids)
     if "surprisal" not in trace:
         raise TraceError("the trace has no surprisal to match tokens on: trace again with measures=('surprisal',).")
@@ -79,7 +81,7 @@ def cell_counts(trace: xr.Dataset, voids: xr.DataArray | None = None, values: xr
         {
             "sample": trace["sample"].values[row],
             "phase": trace["phase"].values[counted],
-            "position_bin": np.searchsorted(POSITION_EDGES, position, side="right"),
+            "position_bin": np.searchsorted(POSITION_EDGES, trace["token"].values[position], side="right"),
             "token_class": token_classes(trace).values[counted],
             "surprisal_bin": _surprisal_bins(trace["surprisal"].values[counted]),
         }

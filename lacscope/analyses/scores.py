@@ -210,6 +210,8 @@ def _usage(rows: pd.DataFrame, seed: int, draws: int) -> dict[str, float]:
         above, below = each[f"active_{part}"].to_numpy(), each[f"all_{part}"].to_numpy()
         share = float(above.sum() / below.sum()) if below.sum() else math.nan
         found |= _with_interval(f"usage_{part}", share, bootstrap_ratio(above, below, seed=seed, n=draws))
+        own = above[below > 0] / below[below > 0]
+        found[f"usage_{part}_by_sample"] = float(own.mean()) if len(own) else math.nan
     for phase in ("prefill", "decode"):
         tokens = rows[f"n_{phase}"].to_numpy(float)
         for name in ("exit", "skippable"):

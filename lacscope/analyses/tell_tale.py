@@ -108,6 +108,7 @@ def norm_signals(
     """
     if not 0 < late_share <= 1:
         raise ValueError(f"late_share is a share of the response in (0, 1], got {late_share}.")
+    trace = validate(trace)
     norms = _decode_norms(trace, stream, sinks)
     if thresholds.dims != ("layer",) or not np.array_equal(thresholds["layer"], norms["layer"]):
         raise ValueError(
@@ -220,7 +221,7 @@ def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 def _decode_norms(trace: xr.Dataset, stream: str, sinks: Sinks) -> xr.DataArray:
     """Norms in float64, NaN where a token is not read in decode."""
-    validate(trace)
+    trace = validate(trace)
     if stream not in get_args(Stream):
         raise ValueError(f"stream must be 'resid_post_norm' or 'resid_pre_norm', got {stream!r}.")
     counted = counted_tokens(trace, sinks) & (trace["phase"] == "decode")

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from lacscope.dataset import TraceError, model_named, validate
+from lacscope.withheld import is_withheld
 
 POSITION_0 = "position 0"
 CHAT_TEMPLATE = "chat-template"
@@ -51,49 +52,65 @@ def token_classes(trace: xr.Dataset) -> xr.DataArray:
     7. ``"other"``: the rest, mostly the first pieces of content words; also tokens whose text is not known,
        and fragments of a character.
 
-    A sample's classes depend on its own tokens alone.
+    A sample's classes depend on its own tokens alone. A trace whose texts are withheld has its classes, made before
+    they were taken out, as the variable ``token_class``.
 
     Returns:
         str DataArray (sample, token); ``""`` where the token is not valid.
 
     Raises:
-        TraceError: not a trace, or one whose tokens differ from rule to rule.
+        TraceError: not a trace, one whose tokens differ from rule to rule, or one with neither texts nor classes.
 
     >>> from lacscope.testing import synthetic_trace
     >>> classes = token_classes(synthetic_trace())
     >>> classes.dims, classes.values[0, 0]
     (('sample', 'token'), 'position 0')
     """
-    if "rule" in validate(trace)["valid"].dims:
+    trace = validate(trace)
+    if "rule" in trace["valid"].dims:
         raise TraceError("each rule of this trace has tokens of its own: choose one with trace.sel(rule=...).")
+    if "token_class" in trace:
+        return trace["token_class"].reset_coords(drop=True).assign_attrs(_about(trace))
+    if is_withheld(trace):
+        raise TraceError(
+            "the texts of this trace were withheld (a private benchmark's, or --no-text), so its tokens have no "
+            "classes: trace the prompts again and take the classes before saving."
+        )
     texts, special, valid = (trace[name].values for name in ("token_text", "special", "valid"))
     found = np.full(valid.shape, "", dtype=object)
+    first = int(trace["token"].values[0]) if trace.sizes["token"] else 0
     for row in range(len(found)):
         own = valid[row]
-        found[row, own] = _classes([str(text) for text in texts[row, own]], special[row, own].tolist())
+        found[row, own] = _classes([str(text) for text in texts[row, own]], special[row, own].tolist(), first)
     classes = trace["valid"].copy(data=found)
     classes.name = "token_class"
-    classes.attrs = {"long_name": "class of the token, from its text", **model_named(trace.attrs)}
-    return classes
+    return classes.assign_attrs(_about(trace))
 
 
-def _classes(texts: Sequence[str], special: Sequence[bool]) -> list[str]:
+def _about(trace: xr.Dataset) -> dict[str, str]:
+    return {"long_name": "class of the token, from its text", **model_named(trace.attrs)}
+
+
+def _classes(texts: Sequence[str], special: Sequence[bool], first: int) -> list[str]:
+    """Classes of a sample's tokens from position ``first`` on."""
     spaced = any(_begins_with_space(text) for text in texts)
     found: list[str] = []
     for index, text in enumerate(texts):
-        if index == 0:
+        if first + index == 0:
             found.append(POSITION_0)
         elif special[index] or _is_template(texts, special, index):
             found.append(CHAT_TEMPLATE)
         else:
             # Nothing continues a special token, though its text may end in a letter.
-            before = "" if special[index - 1] else texts[index - 1]
+            before = "" if index == 0 or special[index - 1] else texts[index - 1]
             found.append(_class_of(text, before if spaced else ""))
     return found
 
 
 def _is_template(texts: Sequence[str], special: Sequence[bool], index: int) -> bool:
     """Whether an ordinary token is a role name, or the line break after one or after a special token."""
+    if index == 0:
+        return False  # What stands before the first token of a selection is not known.
     if texts[index] in ROLES:
         return special[index - 1] and _opens_message(texts[index - 1])
     if texts[index] and not texts[index].strip("\n"):

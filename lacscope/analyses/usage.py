@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from lacscope.analyses.voids import resolve_voids, voids
-from lacscope.dataset import PHASES, TOKEN_COORDS, model_named, validate
+from lacscope.dataset import PHASES, TOKEN_COORDS, model_named, require_first_layers, validate
 
 By = Literal["phase", "sample", "all"]
 Weight = Literal["token", "sample"]
@@ -44,8 +44,8 @@ def layer_usage(
 
     Args:
         trace: a trace.
-        voids: a mask from :func:`lacscope.voids` (with or without a dimension ``alpha``); default: the
-            trace's own.
+        voids: a mask from :func:`lacscope.voids` (with or without a dimension ``alpha``), or a bool mask of your own,
+            True at voids; default: the trace's own. Usage of a slice of the layers takes one slice of both.
         by: ``"phase"`` for prefill and decode apart, ``"sample"`` for each sample's phases, ``"all"`` for all
             tokens together.
         weight: ``"token"`` pools tokens over samples; ``"sample"`` averages the samples' own shares.
@@ -59,7 +59,7 @@ def layer_usage(
     >>> layer_usage(synthetic_trace()).dims
     ('phase', 'layer')
     """
-    validate(trace)
+    trace = validate(trace)
     if by not in ("phase", "sample", "all"):
         raise ValueError(f"by must be 'phase', 'sample' or 'all', got {by!r}.")
     if weight not in ("token", "sample"):
@@ -93,14 +93,19 @@ def _ratio(part: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
 
 
 def usage_by_alpha(
-    trace: xr.Dataset, alphas: Sequence[float | int] | np.ndarray, *, weight: Weight = "token", sinks: Sinks = "include"
+    trace: xr.Dataset,
+    alphas: Sequence[float | int] | np.ndarray = (0.8,),
+    *,
+    weight: Weight = "token",
+    sinks: Sinks = "include",
 ) -> xr.DataArray:
     """Usage over all layers at each alpha and phase, from one trace.
 
     Returns:
         DataArray (alpha, phase) in [0, 1] with coordinate ``n``, the number of tokens.
     """
-    usage = layer_usage(trace, voids(trace, list(alphas)), "phase", weight=weight, sinks=sinks)
+    trace = validate(trace)
+    usage = layer_usage(trace, voids(trace, np.atleast_1d(alphas)), "phase", weight=weight, sinks=sinks)
     overall = usage.mean("layer").assign_coords(n=usage["n"])
     overall.name = "usage"
     overall.attrs = {**usage.attrs, "long_name": "share of (layer, token) pairs that are active"}
@@ -114,7 +119,8 @@ def token_usage(trace: xr.Dataset, voids: xr.DataArray | None = None) -> xr.Data
         Dataset over (sample, token): ``active_layers`` (count) and ``exit_depth`` ((last active layer + 1) /
         L, 0 where all are voids). NaN where the token is not valid.
     """
-    validate(trace)
+    trace = validate(trace)
+    require_first_layers(trace, "active layers and exit depth are counted over all of them")
     active = ~resolve_voids(trace, voids)
     n_layers = trace.sizes["layer"]
     depth = xr.DataArray(np.arange(1, n_layers + 1), dims="layer", coords={"layer": trace["layer"]})

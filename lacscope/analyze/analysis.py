@@ -52,6 +52,7 @@ class Analysis:
         fewest: how many prompts it needs.
         lacks: what else these prompts lack for this model, in words; "" where nothing.
         settings: those of its own that change the result; a result made with others is made anew.
+        style: in which questions are read, of tasks that have it: its paper's; "" for the usual one.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Analysis:
     fewest: int = 1
     lacks: Callable[[Any, Prompts], str] = lambda model, prompts: ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    style: str = ""
 
     @property
     def missing_in_text(self) -> str:
@@ -123,3 +125,13 @@ def by_prompt(function: Callable[..., xr.Dataset], **settings: Any) -> Callable[
     return each(
         lambda model, own, start: function(model, own.whole, max_tokens=own.max_tokens, data=own.name, **settings)
     )
+
+
+def by_styled_prompt(function: Callable[..., xr.Dataset], **settings: Any) -> Callable[[Any, Prompts], list[Part]]:
+    """The same of a function that also says in which form its prompts are put."""
+
+    def one(model: Any, own: Prompts, start: int) -> xr.Dataset:
+        said = {"data": own.name, "prompt_format": own.prompt_format}
+        return function(model, own.whole, max_tokens=own.max_tokens, **said, **settings)
+
+    return each(one)

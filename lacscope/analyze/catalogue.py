@@ -1,5 +1,6 @@
 """Every analysis that the command line knows, by name: what it reads, in which parts it is run, how it is drawn."""
 
+import sys
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -8,7 +9,7 @@ import xarray as xr
 
 from lacscope import depth_efficiency as depth
 from lacscope import importance, plots
-from lacscope.analyze.analysis import Analysis, Part, by_prompt, each, whole
+from lacscope.analyze.analysis import Analysis, Part, by_prompt, by_styled_prompt, each, whole
 from lacscope.analyze.candidates import TELL_TALE, candidates, right_by_norms
 from lacscope.analyze.depth import (
     curves_of_depth,
@@ -26,7 +27,11 @@ from lacscope.analyze.maps import BYPASSED, all_states, maps_to_bypassed, own_ma
 from lacscope.analyze.prompts import Prompts, too_alike
 from lacscope.analyze.skipping import PAINTERS, TRADEOFF, all_plans, curves, painters, tradeoffs
 from lacscope.analyze.tokens import TOKENS, draw_groups, draw_phases, phases, traces, usage_of_groups
+from lacscope.arguments import did_you_mean
+from lacscope.tasks.gsm8k import CSORDAS
 
+POOLED = MappingProxyType({"aggregation": depth.POOLED})
+FIRST, REST = (0, 1), (1, sys.maxsize)  # windows of positions
 GROUPS = ("depth", "importance", "tokens", "painters", "plans")
 
 
@@ -44,41 +49,43 @@ def _all_prompts(function: Callable[..., xr.Dataset]) -> Callable[[Any, Prompts]
 
 
 def _by_unit(unit: str) -> Callable[[Any, Prompts], list[Part]]:
-    return by_prompt(depth.current_skip_influence, unit=unit)
+    return by_styled_prompt(depth.current_skip_influence, unit=unit)
 
 
 _ALL = (
     Analysis(
         "contributions", "depth", "norm of what each layer adds, beside the stream's", "prompts",
-        by_prompt(depth.relative_contributions), join_samples, plots.plot_relative_contributions,
+        by_styled_prompt(depth.relative_contributions), join_samples, plots.plot_relative_contributions,
+        settings=POOLED, style=CSORDAS,
     ),
     Analysis(
         "cosines", "depth", "cosine of what each layer adds with the stream", "prompts",
-        by_prompt(depth.residual_cosines), join_samples, plots.plot_residual_cosines,
+        by_styled_prompt(depth.residual_cosines), join_samples, plots.plot_residual_cosines,
+        settings=POOLED, style=CSORDAS,
     ),
     Analysis(
         "logit-lens", "depth", "KL and top-5 overlap of each state's prediction with the output's", "prompts",
-        by_prompt(depth.logit_lens), join_samples, plots.plot_logit_lens,
+        by_styled_prompt(depth.logit_lens), join_samples, plots.plot_logit_lens, style=CSORDAS,
     ),
     Analysis(
         "future", "depth", "skip influence of each layer on later tokens", "prompts",
-        futures, join_samples, plots.plot_skip_influence, lacks=too_short_to_cut,
+        futures, join_samples, plots.plot_skip_influence, lacks=too_short_to_cut, style=CSORDAS,
     ),
     Analysis(
         "current", "depth", "skip influence of each layer on all tokens", "prompts",
-        _by_unit("block"), join_samples, plots.plot_skip_influence,
+        _by_unit("block"), join_samples, plots.plot_skip_influence, style=CSORDAS,
     ),
     Analysis(
         "current-attn", "depth", "the same of each layer's attention alone", "prompts",
-        _by_unit("attn"), join_samples, plots.plot_skip_influence,
+        _by_unit("attn"), join_samples, plots.plot_skip_influence, style=CSORDAS,
     ),
     Analysis(
         "current-mlp", "depth", "the same of each layer's MLP alone", "prompts",
-        _by_unit("mlp"), join_samples, plots.plot_skip_influence,
+        _by_unit("mlp"), join_samples, plots.plot_skip_influence, style=CSORDAS,
     ),
     Analysis(
         "local", "depth", "skip influence of each layer on each later one, without propagation", "prompts",
-        by_prompt(depth.local_skip_influence), join_samples, plots.plot_skip_influence,
+        by_styled_prompt(depth.local_skip_influence), join_samples, plots.plot_skip_influence, style=CSORDAS,
     ),
     Analysis(
         "erasure", "depth", "change of the answer when one state is erased, by layer and token", "answers",
@@ -94,7 +101,7 @@ _ALL = (
     ),
     Analysis(
         "effective-depth", "depth", "the layer at which the model turns to its answer, by three criteria", "prompts",
-        each(curves_of_depth), depths_of_curves, plots.plot_effective_depths,
+        each(curves_of_depth), depths_of_curves, plots.plot_effective_depths, settings=POOLED, style=CSORDAS,
     ),
     Analysis(
         "maps", "depth", "how well each state is a linear map of each other", "prompts",
@@ -139,6 +146,14 @@ _ALL = (
     Analysis(
         "ablation", "importance", "change of loss and KL when a block is bypassed", "prompts",
         by_prompt(importance.causal_ablation), join_samples, plots.plot_ablation,
+    ),
+    Analysis(
+        "ablation-first", "importance", "the same, bypassed at position 0 alone", "prompts",
+        by_prompt(importance.causal_ablation, window=FIRST), join_samples, plots.plot_ablation,
+    ),
+    Analysis(
+        "ablation-rest", "importance", "the same, bypassed at all positions but 0", "prompts",
+        by_prompt(importance.causal_ablation, window=REST), join_samples, plots.plot_ablation,
     ),
     Analysis(
         "ablation-accuracy", "importance", "right answers when a block is bypassed", "questions",
@@ -187,6 +202,6 @@ def named(names: Sequence[str]) -> list[Analysis]:
     if unknown:
         raise ValueError(
             f"there is no analysis {unknown[0]!r}; choose from {', '.join(CATALOGUE)}, or a group of them: "
-            f"{', '.join(GROUPS)}, all."
+            f"{', '.join(GROUPS)}, all.{did_you_mean(unknown[0], known)}"
         )
     return [one for one in _ALL if {one.name, one.group, "all"} & set(names)]

@@ -56,7 +56,12 @@ def futures(model: Any, prompts: Prompts) -> list[Part]:
 
 def _future(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
     return depth.future_skip_influence(
-        model, prompts.whole, first=first, max_tokens=prompts.max_tokens, data=prompts.name
+        model,
+        prompts.whole,
+        first=first,
+        max_tokens=prompts.max_tokens,
+        data=prompts.name,
+        prompt_format=prompts.prompt_format,
     )
 
 
@@ -76,7 +81,9 @@ def influences_on_answers(model: Any, prompts: Prompts) -> list[Part]:
 def _influence_on_answers(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
     # As the authors: one cut, at the answer's first token.
     cuts = [[len(ids)] for ids in prompts.inputs]
-    found = depth.future_skip_influence(model, prompts.whole, cuts=cuts, data=prompts.name)
+    found = depth.future_skip_influence(
+        model, prompts.whole, cuts=cuts, data=prompts.name, prompt_format=prompts.prompt_format
+    )
     pairs = zip(prompts.questions, prompts.tasks, strict=True)
     return found.assign_coords(group=("sample", [question.group or task for question, task in pairs]))
 
@@ -91,15 +98,16 @@ def scores_of_groups(parts: Sequence[xr.Dataset]) -> xr.Dataset:
 def curves_of_depth(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
     """The three curves that effective depth is read from, by prompt."""
     rows, read = prompts.whole, prompts.max_tokens
-    cosines = depth.residual_cosines(model, rows, max_tokens=read, data=prompts.name)
-    lens = depth.logit_lens(model, rows, max_tokens=read, data=prompts.name).isel(state=slice(cosines.sizes["layer"]))
+    said = {"data": prompts.name, "prompt_format": prompts.prompt_format}
+    cosines = depth.residual_cosines(model, rows, max_tokens=read, **said)
+    lens = depth.logit_lens(model, rows, max_tokens=read, **said).isel(state=slice(cosines.sizes["layer"]))
     cosine = (cosines["cos_attn_resid"] + cosines["cos_mlp_resid"] + cosines["cos_update_resid"]) / 3
     curves = {"cosine": cosine, "kl": lens["kl"], "overlap": lens["overlap"]}
-    return xr.Dataset({name: curve.astype(np.float64) for name, curve in curves.items()}, attrs=lens.attrs)
+    found = xr.Dataset({name: curve.astype(np.float64) for name, curve in curves.items()}, attrs=lens.attrs)
+    return found.assign_coords(n_tokens=lens["n_tokens"])
 
 
 def depths_of_curves(parts: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Effective depths of the curves' means over prompts."""
-    joined = join_samples(parts)
-    mean = joined.mean("sample")
-    return depth.effective_depths(mean["cosine"], mean["kl"], mean["overlap"], attrs=joined.attrs)
+    """Effective depths of the curves' means over the tokens of all prompts, pooled as in their source."""
+    mean = depth.pool_tokens(join_samples(parts))
+    return depth.effective_depths(mean["cosine"], mean["kl"], mean["overlap"], attrs=mean.attrs)

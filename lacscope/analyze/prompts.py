@@ -1,25 +1,23 @@
 """What an analysis reads: questions of a benchmark with their right answers, or passages of a text file."""
 
-import gzip
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lacscope.adapters import adapt
+from lacscope.analyze.passages import PromptsError as PromptsError
+from lacscope.analyze.passages import read_passages
 from lacscope.inputs import read_inputs, read_responses
-from lacscope.tasks.base import Question
+from lacscope.tasks.base import Question, asked_with, prompt_format
 from lacscope.tasks.data import read_rows
 from lacscope.tasks.registry import task as task_named
 from lacscope.tasks.selection import choose
 
 STYLE = "plain"  # which every task has; lettered options, such as ARC's other style, small models cannot read
 CALIBRATION = 4  # every fourth question is fitted on, and the others are answered
-LONG_PASSAGE = 400  # characters: shorter paragraphs of a text are headings and the like
-
-
-class PromptsError(ValueError):
-    """Data that give nothing to read; the message says what was given and what is possible."""
+RAW_TEXT = "raw text"
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,7 @@ class Prompts:
         questions: what they were made of; () for a text.
         tasks: the benchmark of each question.
         max_tokens: what the inputs were cut to; None for whole ones.
+        prompt_format: how they are put to the model, in words; "" where that is not known.
     """
 
     name: str
@@ -41,9 +40,15 @@ class Prompts:
     questions: tuple[Question, ...] = ()
     tasks: tuple[str, ...] = ()
     max_tokens: int | None = None
+    prompt_format: str = ""
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @property
+    def private(self) -> bool:
+        """Whether one of the benchmarks is private: its texts are then written nowhere."""
+        return any(task_named(name).private for name in self.task_names)
 
     @property
     def whole(self) -> list[list[int]]:
@@ -97,7 +102,14 @@ def too_alike(model: Any, prompts: Prompts) -> str:
 
 
 def task_prompts(
-    model: Any, names: Sequence[str], *, data: Mapping[str, Path], limit: int | None, seed: int = 0
+    model: Any,
+    names: Sequence[str],
+    *,
+    data: Mapping[str, Path],
+    limit: int | None,
+    seed: int = 0,
+    style: str = "",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Prompts:
     """Questions of benchmarks, a seeded sample of each, with their right answers.
 
@@ -105,47 +117,64 @@ def task_prompts(
         names: of the tasks.
         data: by task, a local file; a task without one reads what is packaged, else the hub.
         limit: how many of each; None for all.
+        style: in which they are read, of tasks that have it; of others, and where it is "", the usual one.
+        chat_template_kwargs: options of the chat template, for the questions that are sent through it.
 
     Raises:
         ValueError: an unknown task.
     """
     adapter = adapt(model)
     asked: list[tuple[str, Question]] = []
+    formats: dict[str, str] = {}
     for name in names:
         task = task_named(name)
+        own = style if style in task.styles else STYLE
         rows = read_rows(task, data.get(name))
         chosen = choose(rows, limit, seed, task.group_by)
-        asked += [(name, one) for one in task.questions([rows[i] for i in chosen], STYLE, seed=seed)]
+        made = task.questions([rows[i] for i in chosen], own, seed=seed)
+        asked += [(name, one) for one in asked_with(made, chat_template_kwargs or {})]
+        formats[name] = prompt_format(made[-1].chat, own)
     questions = tuple(one for _, one in asked)
     answers = read_responses(adapter, [one.choices[one.target] for one in questions], len(questions))
+    options = ", ".join(f"{name} = {json.dumps(value)}" for name, value in (chat_template_kwargs or {}).items())
     return Prompts(
-        ", ".join(names),
+        ", ".join(names) + (f", chat template with {options}" if options else ""),
         tuple(tuple(_tokens(adapter, one)) for one in questions),
         tuple(map(tuple, answers)),
         questions,
         tuple(name for name, _ in asked),
+        prompt_format=_in_one(formats),
     )
 
 
+def _in_one(formats: Mapping[str, str]) -> str:
+    """The form of all benchmarks, named by benchmark where they differ."""
+    if len(set(formats.values())) == 1:
+        return next(iter(formats.values()))
+    return "; ".join(f"{name}: {said}" for name, said in formats.items())
+
+
 def _tokens(adapter: Any, one: Question) -> list[int]:
-    (ids,) = read_inputs(adapter, [[{"role": "user", "content": one.prompt}]] if one.chat else [one.prompt])
+    (ids,) = read_inputs(
+        adapter,
+        [[{"role": "user", "content": one.prompt}]] if one.chat else [one.prompt],
+        chat_template_kwargs=one.chat_template_kwargs,
+    )
     return ids
 
 
 def text_prompts(model: Any, path: Path, *, limit: int | None, max_tokens: int | None = None, seed: int = 0) -> Prompts:
-    """Long paragraphs of a text file (plain or gzip), a seeded sample, cut to ``max_tokens``.
+    """Passages of a text file (see :func:`~lacscope.analyze.passages.read_passages`), a seeded sample.
+
+    They are cut to ``max_tokens``.
 
     Raises:
-        PromptsError: no paragraph is long enough.
+        PromptsError: the text has no passage.
     """
-    raw = path.read_bytes()
-    lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8").splitlines()
-    paragraphs = [line.strip() for line in lines if len(line.strip()) >= LONG_PASSAGE]
-    if not paragraphs:
-        raise PromptsError(f"{path} has no line of {LONG_PASSAGE} characters or more; each such line is a passage.")
+    passages = read_passages(path)
     inputs = []
-    for index in choose([{}] * len(paragraphs), limit, seed):
-        (ids,) = read_inputs(adapt(model), [paragraphs[index]])
+    for index in choose([{}] * len(passages), limit, seed):
+        (ids,) = read_inputs(adapt(model), [passages[index]])
         inputs.append(tuple(ids[:max_tokens]))
     cut = "" if max_tokens is None else f", first {max_tokens} tokens of a passage"
-    return Prompts(path.name.removesuffix(".gz") + cut, tuple(inputs), max_tokens=max_tokens)
+    return Prompts(path.name.removesuffix(".gz") + cut, tuple(inputs), max_tokens=max_tokens, prompt_format=RAW_TEXT)

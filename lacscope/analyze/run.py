@@ -1,6 +1,7 @@
 """One analysis of one model: found in the store, gone on with, or begun."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import xarray as xr
@@ -24,7 +25,8 @@ def analyze(
     """The result of an analysis, from the store where it is there.
 
     Each part of the work is written when it is done, and a second call goes on from them; parts are read back from
-    their files before they are joined, so that the result is the same, bit for bit, however often it was cut.
+    their files before they are joined, so that the result is the same, bit for bit, however often it was cut. The
+    texts and token ids of a private benchmark are withheld from all of them, whatever the store says.
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
@@ -37,6 +39,7 @@ def analyze(
     """
     analysis.check(model, prompts)
     key = id_of(analysis, prompts, weights)
+    store = replace(store, withhold=store.withhold or prompts.private)
     found = store.finished(analysis.name, key)
     if found is not None:
         return found
@@ -62,6 +65,8 @@ def analyze(
 def id_of(analysis: Analysis, prompts: Prompts, weights: str) -> str:
     """The id of an analysis' result: see :func:`lacscope.analyze.store.result_id`."""
     settings = {"data": prompts.name, "at_once": AT_ONCE, **analysis.settings}
+    if analysis.style:
+        settings["prompt_format"] = prompts.prompt_format
     return result_id(analysis.name, weights, settings, _read_by(prompts), installed_versions())
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import xarray as xr
 
 from lacscope.sealed import DamagedFileError, read_sealed, write_sealed
+from lacscope.withheld import holds_text, is_withheld, without_text
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,19 @@ class ResultStore:
 
     Args:
         folder: ``<out>/<model>``.
+        withhold: texts and token ids are written nowhere, in results or parts; what was written with them before is
+            written anew without.
     """
 
     folder: Path
+    withhold: bool = False
 
     def path(self, what: str, suffix: str = ".nc") -> Path:
         return self.folder / f"{what}{suffix}"
 
     def finished(self, what: str, result_id: str) -> xr.Dataset | None:
         """The result, where it is there whole and is this very one; None otherwise."""
-        found = _read(self.path(what))
+        found = self._read_as_wanted(self.path(what))
         return found if found is not None and found.attrs.get("result_id") == result_id else None
 
     def in_its_place(self, what: str, result_id: str) -> xr.Dataset | None:
@@ -42,15 +46,19 @@ class ResultStore:
 
     def part(self, what: str, result_id: str, index: int) -> xr.Dataset | None:
         """A part that was written before; None where there is none, or it is damaged."""
-        return _read(self._part_path(what, result_id, index))
+        return self._read_as_wanted(self._part_path(what, result_id, index))
+
+    def parts(self, what: str = "*", result_id: str = "*") -> list[Path]:
+        """The parts that are there, of one result or of all."""
+        return sorted(self.folder.glob(f"parts/{what}-{result_id}/part-*.nc"))
 
     def write_part(self, what: str, result_id: str, index: int, result: xr.Dataset) -> None:
         """Write one part, whole or not at all."""
-        write_sealed(result, self._part_path(what, result_id, index))
+        self._write(result, self._part_path(what, result_id, index))
 
     def write(self, what: str, result_id: str, result: xr.Dataset) -> Path:
         """Write the finished result and drop its parts."""
-        path = write_sealed(result.assign_attrs(result_id=result_id), self.path(what))
+        path = self._write(result.assign_attrs(result_id=result_id), self.path(what))
         parts = self._part_path(what, result_id, 0).parent
         if parts.exists():
             for part in parts.glob("part-*.nc"):
@@ -59,6 +67,20 @@ class ResultStore:
                 parts.rmdir()
                 parts.parent.rmdir()
         return path
+
+    def _write(self, result: xr.Dataset, path: Path) -> Path:
+        """The one way to a file of this store."""
+        return write_sealed(without_text(result) if self.withhold else result, path)
+
+    def _read_as_wanted(self, path: Path) -> xr.Dataset | None:
+        """With its texts, or without: a file that lacks wanted ones is as good as none."""
+        found = _read(path)
+        if found is None or (is_withheld(found) and not self.withhold):
+            return None
+        if self.withhold and holds_text(found):
+            self._write(found, path)
+            return without_text(found)
+        return found
 
     def _part_path(self, what: str, result_id: str, index: int) -> Path:
         return self.folder / "parts" / f"{what}-{result_id}" / f"part-{index:05d}.nc"

@@ -17,6 +17,7 @@ from lacscope.analyses.group_usage import usage_by_group
 from lacscope.analyses.groups import groups_by_class, groups_by_correct, groups_by_position, groups_by_surprisal
 from lacscope.analyses.phase_matching import matched_difference
 from lacscope.analyses.phases import cell_counts
+from lacscope.analyses.tokens import token_classes
 from lacscope.analyses.voids import voids
 from lacscope.analyze.analysis import Part, each
 from lacscope.analyze.prompts import Prompts
@@ -25,6 +26,7 @@ from lacscope.dataset import model_named
 from lacscope.presets import result_attrs
 from lacscope.rules import Effect, L2AdaptiveComputation, describe_rule
 from lacscope.run import trace
+from lacscope.shown import plain
 from lacscope.stacking import join_traces
 
 EFFECTS: tuple[Effect, ...] = ("readout", "bypass")
@@ -47,7 +49,8 @@ def _traced(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
     numbers = range(first, first + len(prompts))
     full = trace(model, inputs, responses=given, measures=("surprisal",), logits="all", sample_ids=numbers)
     rule = L2AdaptiveComputation(PRIMARY_ALPHA)
-    kept = full.drop_vars("logits")
+    # With the trace, whose texts may not be written.
+    kept = full.drop_vars("logits").assign(token_class=token_classes(full))
     for name, effect in zip(_KL, EFFECTS, strict=True):
         changed = trace(model, inputs, rule=rule, effect=effect, responses=given, logits="all", sample_ids=numbers)
         kept[name] = token_shift(full, changed)["kl"]
@@ -113,8 +116,8 @@ def draw_groups(found: xr.Dataset) -> np.ndarray:
     for panels, row in zip(axes, rows, strict=True):
         plots.plot_usage_by_group(row, panels[:2])
         plots.plot_effects_by_group(row, panels[2])
-        panels[0].set_ylabel(textwrap.fill(row.attrs["grouped_by"], 20))
-    figure.suptitle(_title(found, 160), fontsize="small")
+        panels[0].set_ylabel(textwrap.fill(row.attrs["grouped_by"], 20), parse_math=False)
+    figure.suptitle(_title(found, 160), fontsize="small", parse_math=False)
     return axes
 
 
@@ -125,7 +128,7 @@ def draw_phases(found: xr.Dataset) -> np.ndarray:
     figure, axes = plt.subplots(len(numbers), 1, figsize=(8.0, 4.2 * len(numbers)), layout="constrained", squeeze=False)
     for ax, of in zip(axes[:, 0], numbers, strict=True):
         plots.plot_phase_control(table[table["of"] == of], ax=ax)
-    figure.suptitle(_title(found, 100), fontsize="small")
+    figure.suptitle(_title(found, 100), fontsize="small", parse_math=False)
     return axes
 
 
@@ -141,4 +144,4 @@ def _title(found: xr.Dataset, width: int) -> str:
         f"{attrs['positions']}; {attrs['aggregation']}; kl_: nats from the full model's next token",
         str(attrs.get("not_grouped", "")),
     )
-    return "\n".join(textwrap.fill(line, width) for line in lines if line)
+    return "\n".join(textwrap.fill(plain(line), width) for line in lines if line)

@@ -29,3 +29,7 @@ from lacscope.depth_efficiency.local import CSORDAS_LOCAL as CSORDAS_LOCAL
 from lacscope.depth_efficiency.local import local_skip_influence as local_skip_influence
 from lacscope.depth_efficiency.logit_lens import CSORDAS_LOGIT_LENS as CSORDAS_LOGIT_LENS
 from lacscope.depth_efficiency.logit_lens import logit_lens as logit_lens
+from lacscope.depth_efficiency.pooling import POOLED as POOLED
+from lacscope.depth_efficiency.pooling import pool_tokens as pool_tokens
+from lacscope.depth_efficiency.prompts import CSORDAS_PROMPT_FORMAT as CSORDAS_PROMPT_FORMAT
+from lacscope.depth_efficiency.prompts import CSORDAS_QUESTIONS as CSORDAS_QUESTIONS

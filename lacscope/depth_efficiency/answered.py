@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lacscope.adapters import Adapter
 from lacscope.inputs import read_inputs, read_responses
+from lacscope.token_text import special_ids, token_texts
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,10 @@ def map_over_tokens(
         values[index, :, :end] = found
         token_id[index, :end] = sample.ids
         answer[index, end - sample.n_answer : end] = True
-    tokenizer = adapter.tokenizer
-    texts, special = {-1: ""}, set()
-    if tokenizer is not None:
-        special = set(tokenizer.all_special_ids)
-        known = {int(i) for i in np.unique(token_id)} - {-1}
-        # netCDF strings end at a NUL: it is shown as its symbol.
-        texts |= {i: tokenizer.decode([i], clean_up_tokenization_spaces=False).replace("\0", "\u2400") for i in known}
+    known = {int(i) for i in np.unique(token_id)} - {-1}
+    special = special_ids(adapter.tokenizer, known)
+    # netCDF strings end at a NUL: it is shown as its symbol.
+    texts = {i: text.replace("\0", "\u2400") for i, text in token_texts(adapter.tokenizer, known).items()}
     by_token = ("sample", "token")
     return xr.Dataset(
         {name: (("sample", "state", "token"), values)},

@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lacscope.checks import check_blocks
+from lacscope.depth_efficiency.pooling import POOLED
 from lacscope.depth_efficiency.positions import kept_tokens, positions_in_words
+from lacscope.depth_efficiency.prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.facts import model_attrs
 from lacscope.presets import Preset, result_attrs
 from lacscope.residuals import Residuals, read_residuals
@@ -18,12 +20,12 @@ from lacscope.residuals import Residuals, read_residuals
 _PAPER = "Csordás, Manning and Potts 2025, arXiv 2505.13898"
 _SETTINGS = {
     "data": "GSM8K",
+    "prompt_format": CSORDAS_PROMPT_FORMAT,
     "samples": 20,
     "exclude_sinks": False,
     "max_tokens": None,
-    "aggregation": "pooled over tokens",
+    "aggregation": POOLED,
 }
-_AGGREGATION = "mean of samples"
 CSORDAS_CONTRIBUTIONS = Preset(
     "csordas_2025/relative_contributions", f"{_PAPER}, relative contributions", _SETTINGS, read_in="code"
 )
@@ -41,6 +43,7 @@ def relative_contributions(
     exclude_sinks: bool = False,
     max_tokens: int | None = None,
     data: str = "",
+    prompt_format: str = "",
 ) -> xr.Dataset:
     """Norm of what a layer adds, beside the norm of the stream that it is added to.
 
@@ -51,13 +54,15 @@ def relative_contributions(
         exclude_sinks: leave sinks out of the means. The paper keeps them.
         max_tokens: read no more than the first so many tokens of each prompt.
         data: what the prompts are, for the figure.
+        prompt_format: how they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`; part of the
+            settings that are compared with the paper's.
 
     Returns:
         Dataset over (sample, layer), token means of ratios of norms: ``attn_contribution`` ||a|| / ||h||,
         ``mlp_contribution`` ||m|| / ||h + a|| and ``block_contribution`` ||h_{l+1} - h_l|| / ||h||. In parallel
         blocks the MLP reads h, so ``mlp_contribution`` is ||m|| / ||h||, and its attributes say so.
-        ``n_tokens`` (sample) counts the tokens of each mean; a sample without any is NaN. The authors pool the
-        tokens of all prompts: ``found.weighted(found.n_tokens).mean("sample")``.
+        ``n_tokens`` (sample) counts the tokens of each mean; a sample without any is NaN. The figure pools the tokens
+        of all prompts, as the authors do: ``pool_tokens(found)``.
 
     Raises:
         InputError: inputs that cannot be read.
@@ -66,9 +71,10 @@ def relative_contributions(
     Source: Csordás, Manning and Potts 2025 (arXiv 2505.13898), "relative contribution".
 
     >>> found = relative_contributions(model, ["The capital of France is"])  # doctest: +SKIP
-    >>> found.block_contribution.mean("sample")  # doctest: +SKIP
+    >>> pool_tokens(found).block_contribution  # doctest: +SKIP
     """
     asked = {"sublayers": sublayers, "exclude_sinks": exclude_sinks, "max_tokens": max_tokens}
+    asked["prompt_format"] = prompt_format
     return _token_means(model, inputs, _contributions, CSORDAS_CONTRIBUTIONS, asked, data)
 
 
@@ -80,6 +86,7 @@ def residual_cosines(
     exclude_sinks: bool = False,
     max_tokens: int | None = None,
     data: str = "",
+    prompt_format: str = "",
 ) -> xr.Dataset:
     """Cosine of what a layer adds with the stream that it is added to: below 0 it erases, above 0 it amplifies.
 
@@ -92,9 +99,10 @@ def residual_cosines(
         zeros is 0. ``n_tokens`` (sample) counts the tokens of each mean.
 
     >>> found = residual_cosines(model, ["The capital of France is"])  # doctest: +SKIP
-    >>> found.cos_update_resid.mean("sample")  # doctest: +SKIP
+    >>> pool_tokens(found).cos_update_resid  # doctest: +SKIP
     """
     asked = {"sublayers": sublayers, "exclude_sinks": exclude_sinks, "max_tokens": max_tokens}
+    asked["prompt_format"] = prompt_format
     return _token_means(model, inputs, _cosines, CSORDAS_COSINES, asked, data)
 
 
@@ -129,9 +137,9 @@ def _token_means(
     ds.attrs = result_attrs(
         model_attrs(adapter),
         preset=preset,
-        settings={**asked, "aggregation": _AGGREGATION},
+        settings={**asked, "aggregation": POOLED},
         positions=positions_in_words(asked["exclude_sinks"]),
-        aggregation="mean over tokens, per sample",
+        aggregation="mean over the tokens of all prompts, pooled",
         n_samples=len(means),
         data=data,
     )

@@ -6,6 +6,7 @@ import torch
 import xarray as xr
 
 from lacscope.depth_efficiency.cuts import current_variants
+from lacscope.depth_efficiency.prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.depth_efficiency.skip_influence import (
     SOURCE,
     Unit,
@@ -20,7 +21,7 @@ from lacscope.reading import Progress
 CSORDAS_CURRENT = Preset(
     "csordas_2025/current_skip_influence",
     f"{SOURCE}, effect on all tokens",
-    {"data": "GSM8K", "samples": 20, "keep_first": 1},
+    {"data": "GSM8K", "prompt_format": CSORDAS_PROMPT_FORMAT, "samples": 20, "keep_first": 1},
     read_in="code",
 )
 
@@ -34,6 +35,7 @@ def current_skip_influence(
     keep_first: int = 1,
     max_tokens: int | None = None,
     data: str = "",
+    prompt_format: str = "",
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """How skipping each layer at every token changes later layers and the output, at those same tokens.
@@ -47,12 +49,15 @@ def current_skip_influence(
         keep_first: so many first positions are never skipped; position 0 is an attention sink.
         max_tokens: read no more than the first so many tokens of each prompt.
         data: what the prompts are, for figures.
+        prompt_format: how they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`; part of the
+            settings that are compared with the paper's.
         progress: called with (done, total), in layers skipped.
 
     Returns:
-        ``influence`` (sample, skipped, layer), share of the norm of the later layer's update, NaN where
-        layer <= skipped; ``output_influence`` (sample, skipped), L2 distance of next-token distributions, 0 to
-        sqrt(2); ``max_influence`` and ``max_output_influence``, the maximum over samples, as the paper shows it.
+        ``influence`` (sample, skipped, layer), share of the norm of the layer's update, NaN where layer < skipped;
+        where layer = skipped it is the layer's own, the paper's diagonal: 1 for a block, of which nothing is left;
+        ``output_influence`` (sample, skipped), L2 distance of next-token distributions, 0 to sqrt(2);
+        ``max_influence`` and ``max_output_influence``, the maximum over samples, as the paper shows it.
 
     Raises:
         ValueError: an unknown unit, or a negative ``keep_first``.
@@ -72,7 +77,7 @@ def current_skip_influence(
     attrs = result_attrs(
         model_attrs(model),
         preset=CSORDAS_CURRENT,
-        settings={"unit": unit, "keep_first": keep_first, "max_tokens": max_tokens},
+        settings={"unit": unit, "keep_first": keep_first, "max_tokens": max_tokens, "prompt_format": prompt_format},
         positions=f"skipped and measured at p >= {keep_first}",
         aggregation="max over positions and prompts",
         n_samples=len(rows),

@@ -47,7 +47,8 @@ def influence_on_later_layers(influence: xr.DataArray) -> xr.DataArray:
     """``e_l = sum_j E[l, j] / max(1, L - 1 - l)``: mean influence of layer l on the layers after it; 0 for the last.
 
     Args:
-        influence: E over (skipped, layer) and any other dimensions, NaN where layer <= skipped.
+        influence: E over (skipped, layer) and any other dimensions; what the layer itself has (layer = skipped) does
+            not count.
 
     Source: Csordás, Manning and Potts 2025 (arXiv 2505.13898), and its code.
 
@@ -57,7 +58,7 @@ def influence_on_later_layers(influence: xr.DataArray) -> xr.DataArray:
     [2.0, 5.0, 0.0]
     """
     later = influence.sizes["layer"] - 1 - influence["skipped"]
-    return influence.sum("layer") / later.clip(min=1)
+    return influence.where(influence["layer"] > influence["skipped"]).sum("layer") / later.clip(min=1)
 
 
 def depth_scores(

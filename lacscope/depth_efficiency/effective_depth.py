@@ -1,14 +1,18 @@
 """Effective depth: at which layer a model turns from composing to refining its prediction, as one number.
 
-Each criterion takes one curve over layers, such as the mean over tokens and samples of a cosine or of the logit
-lens, and gives a layer; :func:`effective_depths` puts the three side by side. Source: the published code of
-Hu, Zhou and Zhang 2025 (arXiv 2512.14064, github.com/AheadOFpotato/what_affects_effective_depth), which follows
-Csordás, Manning and Potts 2025. The criteria are coarse: a curve that dips early gives an early layer.
+Each criterion takes one curve over layers, a mean over tokens of a cosine or of the logit lens, and gives a layer;
+:func:`effective_depths` puts the three side by side. Source: the published code of Hu, Zhou and Zhang 2025
+(arXiv 2512.14064, github.com/AheadOFpotato/what_affects_effective_depth), which follows Csordás, Manning and Potts
+2025. The criteria are coarse: a curve that dips early gives an early layer.
+
+That code pools the tokens of all prompts (:func:`~lacscope.depth_efficiency.pool_tokens`), of 10 prompts of GSM8K,
+HellaSwag or AIME 2024 (of AIME 5); the mean of the prompts can give another layer.
 
 Two departures from that code. For the KL and the overlap it leaves out the last layer; here that layer counts. And
 where no layer meets a criterion it gives -1, a depth of 0 (for the cosine it fails); here that is NaN.
 """
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -16,13 +20,24 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lacscope.depth_efficiency.pooling import POOLED
+from lacscope.depth_efficiency.prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.presets import Preset, result_attrs
 
 CRITERIA = ("cosine", "kl", "overlap")
 HU_EFFECTIVE_DEPTH = Preset(
     "hu_2025/effective_depth",
     "What Affects the Effective Depth of Large Language Models?, Hu, Zhou and Zhang 2025, arXiv 2512.14064, its code",
-    {"share": 0.5, "threshold": 0.3, "last_layer": "left out", "if_none_meets": "-1"},
+    {
+        "data": "GSM8K",
+        "prompt_format": CSORDAS_PROMPT_FORMAT,
+        "samples": 10,
+        "aggregation": POOLED,
+        "share": 0.5,
+        "threshold": 0.3,
+        "last_layer": "left out",
+        "if_none_meets": "-1",
+    },
     read_in="code",
 )
 _OURS = {"last_layer": "counts", "if_none_meets": "NaN"}
@@ -104,9 +119,10 @@ def effective_depths(
         cosine, kl, overlap: one value for each of the L layers, as in :func:`last_sign_change`,
             :func:`first_low_kl` and :func:`first_high_overlap`. Of L + 1 states give the first L.
         share, threshold: of the KL and of the overlap.
-        attrs: attributes of the Dataset that the curves are means of (``lens.attrs`` of
-            :func:`~lacscope.depth_efficiency.logit_lens`): what says of the model, the data, the positions and the
-            number of prompts is taken over. Without them the figure cannot name these.
+        attrs: attributes of the Dataset that the curves are means of (``pool_tokens(lens).attrs`` of
+            :func:`~lacscope.depth_efficiency.logit_lens`): what says of the model, the data, the prompts' form, the
+            positions, the aggregation and the number of prompts is taken over. Without them the figure cannot name
+            these.
 
     Returns:
         NaN for a criterion that no layer meets. Attributes of :func:`lacscope.presets.result_attrs`, and ``n_layers``.
@@ -124,6 +140,7 @@ def effective_depths(
             f"cosine, kl and overlap have {cosine.size}, {kl.size} and {overlap.size} values: give one for each "
             "layer; of the L + 1 states of a logit lens leave out the last."
         )
+    aggregation = str(attrs.get("aggregation", ""))
     found = [last_sign_change(cosine), first_low_kl(kl, share), first_high_overlap(overlap, threshold)]
     layer = xr.DataArray(found, {"criterion": list(CRITERIA)}, "criterion")
     ds = xr.Dataset({"layer": layer, "depth": (layer + 1) / cosine.size})
@@ -132,9 +149,15 @@ def effective_depths(
     ds.attrs = result_attrs(
         {"model": "model not named", **{key: attrs[key] for key in _OF_THE_MODEL if key in attrs}},
         preset=HU_EFFECTIVE_DEPTH,
-        settings={"share": share, "threshold": threshold, **_OURS},
+        settings={
+            "share": share,
+            "threshold": threshold,
+            "prompt_format": json.loads(str(attrs.get("settings", "{}"))).get("prompt_format", ""),
+            "aggregation": aggregation,
+            **_OURS,
+        },
         positions=str(attrs.get("positions", "positions not named")),
-        aggregation="one layer of the mean curve",
+        aggregation=f"one layer of the mean curve, {aggregation or 'of what is not named'}",
         n_samples=int(attrs.get("n_samples", 0)),
         data=str(attrs.get("data", "")),
     )

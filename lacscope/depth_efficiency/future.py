@@ -7,6 +7,7 @@ import torch
 import xarray as xr
 
 from lacscope.depth_efficiency.cuts import cut_settings, cut_table, future_variants, take_cuts
+from lacscope.depth_efficiency.prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.depth_efficiency.skip_influence import (
     SOURCE,
     Unit,
@@ -21,7 +22,15 @@ from lacscope.reading import Progress
 CSORDAS_FUTURE = Preset(
     "csordas_2025/future_skip_influence",
     f"{SOURCE}, effect on future tokens",
-    {"data": "GSM8K", "samples": 10, "unit": "block", "n_cuts": 4, "cuts": "random", "keep_first": 1},
+    {
+        "data": "GSM8K",
+        "prompt_format": CSORDAS_PROMPT_FORMAT,
+        "samples": 10,
+        "unit": "block",
+        "n_cuts": 4,
+        "cuts": "random",
+        "keep_first": 1,
+    },
     read_in="code",
 )
 
@@ -39,6 +48,7 @@ def future_skip_influence(
     first: int = 0,
     max_tokens: int | None = None,
     data: str = "",
+    prompt_format: str = "",
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """How skipping each layer at the tokens before a cut t changes later layers and the output from t on.
@@ -58,12 +68,15 @@ def future_skip_influence(
             would have had among all.
         max_tokens: read no more than the first so many tokens of each prompt.
         data: what the prompts are, for figures.
+        prompt_format: how they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`; part of the
+            settings that are compared with the paper's.
         progress: called with (done, total), in layers skipped.
 
     Returns:
-        ``influence`` (sample, skipped, layer), share of the norm of the later layer's update, NaN where
-        layer <= skipped; ``output_influence`` (sample, skipped), L2 distance of next-token distributions, 0 to
-        sqrt(2); ``max_influence`` and ``max_output_influence``, the maximum over samples, as the paper shows it;
+        ``influence`` (sample, skipped, layer), share of the norm of the layer's update, NaN where layer < skipped;
+        where layer = skipped it is the layer's own from t on, the paper's diagonal: 0 but for rounding;
+        ``output_influence`` (sample, skipped), L2 distance of next-token distributions, 0 to sqrt(2);
+        ``max_influence`` and ``max_output_influence``, the maximum over samples, as the paper shows it;
         ``cut`` (sample, draw), the t used, -1 where a prompt has fewer. The setting ``cuts`` says "given" or "random".
 
     Raises:
@@ -84,7 +97,13 @@ def future_skip_influence(
     used = take_cuts(cuts, lengths, n_cuts, keep_first, seed, first)
     variants = [future_variants(own, length, keep_first) for own, length in zip(used, lengths, strict=True)]
     influence, output = skip_every_layer(model, rows, variants, unit, progress)
-    settings = {"unit": unit, "keep_first": keep_first, "max_tokens": max_tokens, **cut_settings(cuts, n_cuts, seed)}
+    settings = {
+        "unit": unit,
+        "keep_first": keep_first,
+        "max_tokens": max_tokens,
+        "prompt_format": prompt_format,
+        **cut_settings(cuts, n_cuts, seed),
+    }
     attrs = result_attrs(
         model_attrs(model),
         preset=CSORDAS_FUTURE,

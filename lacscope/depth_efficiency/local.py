@@ -11,7 +11,9 @@ from torch import Tensor
 
 from lacscope.checks import check_blocks
 from lacscope.depth_efficiency.cuts import current_variants, cut_settings, cut_table, future_variants, take_cuts
+from lacscope.depth_efficiency.prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.depth_efficiency.skip_influence import (
+    NAN_LOCAL,
     SOURCE,
     Variants,
     influence_dataset,
@@ -29,7 +31,14 @@ Reach = Literal["current", "future"]
 CSORDAS_LOCAL = Preset(
     "csordas_2025/local_skip_influence",
     f"{SOURCE}, local effect",
-    {"data": "GSM8K", "samples": 10, "n_cuts": 4, "cuts": "random", "keep_first": 1},
+    {
+        "data": "GSM8K",
+        "prompt_format": CSORDAS_PROMPT_FORMAT,
+        "samples": 10,
+        "n_cuts": 4,
+        "cuts": "random",
+        "keep_first": 1,
+    },
     read_in="code",
 )
 
@@ -48,6 +57,7 @@ def local_skip_influence(
     batch_size: int = 8,
     max_tokens: int | None = None,
     data: str = "",
+    prompt_format: str = "",
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """How each later layer's update changes when Delta_s alone is missing from the stream that it reads.
@@ -67,10 +77,13 @@ def local_skip_influence(
         batch_size: how many changed streams a layer runs at once; more is no better on a CPU.
         max_tokens: read no more than the first so many tokens of each prompt.
         data: what the prompts are, for figures.
+        prompt_format: how they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`; part of the
+            settings that are compared with the paper's.
         progress: called with (done, total), in later layers run, the head among them.
 
     Returns:
-        As :func:`~lacscope.depth_efficiency.current.current_skip_influence`; with ``"future"`` also ``cut``.
+        As :func:`~lacscope.depth_efficiency.current.current_skip_influence`, but NaN where layer = skipped too: a
+        layer does not read its own update. With ``"future"`` also ``cut``.
 
     Raises:
         ValueError: an unknown reach, a ``batch_size`` under 1, cuts without ``"future"`` or that do not fit.
@@ -106,7 +119,12 @@ def local_skip_influence(
         output.append(_head(model, read, own) if used is None else silent)
         if progress is not None:
             progress((sample + 1) * read.n_layers, len(rows) * read.n_layers)
-    settings: dict[str, Any] = {"reach": reach, "keep_first": keep_first, "max_tokens": max_tokens}
+    settings: dict[str, Any] = {
+        "reach": reach,
+        "keep_first": keep_first,
+        "max_tokens": max_tokens,
+        "prompt_format": prompt_format,
+    }
     changed, over = f"subtracted and measured at p >= {keep_first}", "positions"
     if used is not None:
         settings |= cut_settings(cuts, n_cuts, seed)
@@ -122,7 +140,9 @@ def local_skip_influence(
         data=data,
     )
     measured = "all tokens, local" if used is None else "future tokens, local"
-    found = influence_dataset(influence, output, lengths, {**attrs, "influence_on": measured, "unit": "block"})
+    found = influence_dataset(
+        influence, output, lengths, {**attrs, "influence_on": measured, "unit": "block"}, NAN_LOCAL
+    )
     return found if used is None else found.assign(cut=cut_table(used, n_cuts if cuts is None else 1))
 
 

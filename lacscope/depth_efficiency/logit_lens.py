@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lacscope.checks import check_blocks
 from lacscope.depth_efficiency.positions import kept_tokens, positions_in_words
+from lacscope.depth_efficiency.prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.facts import model_attrs
 from lacscope.inputs import read_inputs
 from lacscope.presets import Preset, result_attrs
@@ -21,6 +22,7 @@ CSORDAS_LOGIT_LENS = Preset(
     "Csordás, Manning and Potts 2025, arXiv 2505.13898, logit lens",
     {
         "data": "GSM8K",
+        "prompt_format": CSORDAS_PROMPT_FORMAT,
         "samples": 20,
         "top_k": 5,
         "exclude_sinks": False,
@@ -39,6 +41,7 @@ def logit_lens(
     exclude_sinks: bool = False,
     max_tokens: int | None = None,
     data: str = "",
+    prompt_format: str = "",
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """How far the prediction read from each layer's input is from the model's own.
@@ -52,12 +55,15 @@ def logit_lens(
         exclude_sinks: leave sinks out of the means. The paper keeps them.
         max_tokens: read no more than the first so many tokens of each prompt.
         data: what the prompts are, for the figure.
+        prompt_format: how they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`; part of the
+            settings that are compared with the paper's.
         progress: called with (prompts done, prompts in all).
 
     Returns:
         Dataset over (sample, state), token means: ``kl``, KL(p_l || p_out) in nats, and ``overlap``, the share of
         p_out's ``top_k`` tokens that are p_l's too. State l is what enters layer l, as in the paper; state L, which
         the paper leaves out, is the output itself (0 nats, overlap 1). ``n_tokens`` (sample) counts the tokens.
+        The figure is the mean of the prompts, as Csordás et al. have it; Hu et al. pool: :func:`pool_tokens`.
 
     Raises:
         InputError: inputs that cannot be read.
@@ -97,7 +103,12 @@ def logit_lens(
     ds.attrs = result_attrs(
         model_attrs(adapter),
         preset=CSORDAS_LOGIT_LENS,
-        settings={"top_k": top_k, "exclude_sinks": exclude_sinks, "max_tokens": max_tokens},
+        settings={
+            "top_k": top_k,
+            "exclude_sinks": exclude_sinks,
+            "max_tokens": max_tokens,
+            "prompt_format": prompt_format,
+        },
         positions=positions_in_words(exclude_sinks),
         aggregation="mean over tokens, per sample",
         n_samples=len(rows),

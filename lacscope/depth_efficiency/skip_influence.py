@@ -32,7 +32,8 @@ SOURCE = "Csordás, Manning and Potts 2025, arXiv 2505.13898"
 _SMALLEST_NORM = 1e-6  # the authors' clamp
 _INFLUENCE = {"long_name": "relative change of a later layer's update", "units": "share of the update's norm"}
 _OUTPUT = {"long_name": "change of the output distribution", "units": "L2 distance of probabilities, 0 to sqrt(2)"}
-_NAN = {"nan": "where layer <= skipped: those layers run before the skip takes effect"}
+NAN = {"nan": "where layer < skipped: those layers run before the skip takes effect"}
+NAN_LOCAL = {"nan": "where layer <= skipped: a layer does not read its own update"}
 
 
 @dataclass(frozen=True)
@@ -139,20 +140,24 @@ def skip_every_layer(
 def skip_layer(
     model: Any, read: Residuals, original: Float32[Tensor, "pos vocab"], layer: int, variants: Variants, unit: Unit
 ) -> tuple[Float32[np.ndarray, " layer"], float]:
-    """Run on from the skipped layer: E over later layers (NaN before them) and the output's change.
+    """Run on from the skipped layer: E from that layer on (NaN before it) and the output's change.
 
-    Each is the largest over the variants. Where ``unit`` is ``"attn"`` the block's MLP reads what is left, where it
-    is ``"mlp"`` the attention is as it was.
+    The layer's own update counts too: of a block skipped where it is measured nothing is left, 1. Each is the largest
+    over the variants. Where ``unit`` is ``"attn"`` the block's MLP reads what is left, where it is ``"mlp"`` the
+    attention is as it was.
     """
     row = np.full(read.n_layers, np.nan, dtype=np.float32)
     start, before, hooks = _skipped_stream(read, layer, variants.skipped, unit)
+    if start > layer:
+        entered = read.stream[layer].float()
+        own = read.left[layer + 1].float() - entered
+        row[layer] = float(update_change(own, before.float() - entered, variants.measured).amax())
 
     def visit(reached: int, stream: Tensor) -> None:
         nonlocal before
         now = stream.to(read.stream.device).float()
-        if reached - 1 > layer:
-            update = read.stream[reached].float() - read.stream[reached - 1].float()
-            row[reached - 1] = float(update_change(update, now - before.float(), variants.measured).amax())
+        update = read.stream[reached].float() - read.stream[reached - 1].float()
+        row[reached - 1] = float(update_change(update, now - before.float(), variants.measured).amax())
         before = now
 
     leaving = unit != "attn"
@@ -187,6 +192,7 @@ def influence_dataset(
     output: Sequence[Float32[np.ndarray, " skipped"]],
     n_tokens: Sequence[int],
     attrs: Mapping[str, str | int],
+    nan: Mapping[str, str] = NAN,
 ) -> xr.Dataset:
     """The labelled result: each sample's values, and the paper's aggregate, the maximum over samples."""
     by_layer, by_output = np.stack(influence), np.stack(output)
@@ -195,15 +201,15 @@ def influence_dataset(
     aggregate = {"aggregation": "max over samples"}
     return xr.Dataset(
         {
-            "influence": (("sample", "skipped", "layer"), by_layer, _INFLUENCE | _NAN),
+            "influence": (("sample", "skipped", "layer"), by_layer, _INFLUENCE | nan),
             "output_influence": (("sample", "skipped"), by_output, _OUTPUT),
-            "max_influence": (("skipped", "layer"), by_layer.max(0), _INFLUENCE | _NAN | aggregate),
+            "max_influence": (("skipped", "layer"), by_layer.max(0), _INFLUENCE | nan | aggregate),
             "max_output_influence": (("skipped",), by_output.max(0), _OUTPUT | aggregate),
         },
         coords={
             "sample": np.arange(n_samples),
             "skipped": ("skipped", layers, {"long_name": "layer skipped"}),
-            "layer": ("layer", layers, {"long_name": "later layer"}),
+            "layer": ("layer", layers, {"long_name": "layer measured"}),
             "n_tokens": ("sample", np.asarray(n_tokens), {"long_name": "tokens of the sample"}),
         },
         attrs=dict(attrs),

@@ -136,12 +136,12 @@ def _ablated(
     loss, kl = np.empty(read.n_layers), np.empty(read.n_layers)
     for layer, found in enumerate(without_each(model, sample, read)):
         loss[layer] = _loss(found, targets) - full_loss
-        kl[layer] = float((full.exp() * (full - found)).sum(-1).double().mean())
+        kl[layer] = float((full.exp() * (full - found)).sum(-1).cpu().double().mean())
     return full_loss, loss, kl
 
 
 def _loss(log_probs: Float[Tensor, "pos vocab"], targets: Int[Tensor, " pos"]) -> float:
-    return -float(log_probs.gather(-1, targets.unsqueeze(-1)).double().mean())
+    return -float(log_probs.gather(-1, targets.unsqueeze(-1)).cpu().double().mean())
 
 
 def _positions(phase: str, window: tuple[int, int] | None, answered: bool) -> str:

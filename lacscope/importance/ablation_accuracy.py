@@ -133,7 +133,7 @@ def _scores_bypassed_at(
         sample = Sample(ids, n_prompt - 1, bypassed_at(n_prompt, len(ids), phase, window))
         targets = read.tokens[n_prompt:]
         for layer, found in enumerate(without_each(adapter, sample, read)):
-            logp[layer, row] = float(found.gather(-1, targets.unsqueeze(-1)).double().sum())
+            logp[layer, row] = float(found.gather(-1, targets.unsqueeze(-1)).cpu().double().sum())
             likeliest[layer, row] = int((found.argmax(-1) == targets).sum())
         if progress is not None:
             progress(row + 1, len(rows.places))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from lacscope.facts import model_attrs
 from lacscope.importance.angles import angle
+from lacscope.importance.last_state import LastState, check_last_state, states_of
 from lacscope.importance.results import each_sample, labelled
 from lacscope.presets import Preset, result_attrs
 from lacscope.reading import Progress
@@ -17,13 +18,12 @@ from lacscope.residuals import Residuals
 GROMOV_ANGULAR = Preset(
     "gromov_2024/angular_distance",
     "The Unreasonable Ineffectiveness of the Deeper Layers, Gromov et al. 2024, arXiv 2403.17887, section 3.2",
-    {"data": "C4 validation", "max_tokens": None},
-    read_in="code",
+    {"data": "C4 validation", "max_tokens": None, "last_state": "raw"},
 )
 CURSE_ANGULAR = Preset(
     "sun_2025/angular_distance",
     "The Curse of Depth in Large Language Models, Sun et al. 2025, arXiv 2502.05795",
-    {"data": "C4 validation", "samples": 3, "max_tokens": 256},
+    {"data": "C4 validation", "samples": 3, "max_tokens": 256, "last_state": "normed"},
     read_in="code",
 )
 _LOW, _HIGH = 1.0, 99.0
@@ -33,6 +33,7 @@ def angular_distance(
     model: Any,
     inputs: Any,
     *,
+    last_state: LastState = "raw",
     max_tokens: int | None = None,
     data: str = "",
     preset: Preset = GROMOV_ANGULAR,
@@ -43,6 +44,8 @@ def angular_distance(
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
         inputs: what :func:`lacscope.trace` takes.
+        last_state: ``"raw"``: h_L as it leaves the last block; ``"normed"``: after the model's final norm, as code that
+            reads transformers' ``hidden_states`` has it. Only what touches h_L changes.
         max_tokens: read no more than the first so many tokens of each prompt; the last of those is measured.
         data: what the prompts are, for the figure.
         preset: :data:`GROMOV_ANGULAR` or :data:`CURSE_ANGULAR`: whose settings the figure names departures from.
@@ -58,11 +61,15 @@ def angular_distance(
 
     Raises:
         InputError: inputs that cannot be read.
+        ValueError: an unknown ``last_state``.
+        UnsupportedModelError: ``"normed"`` of a model whose final norm is not known.
 
     Source: Gromov et al. 2024 (arXiv 2403.17887); presentation: Sun et al. 2025 (arXiv 2502.05795). The latter's
     published code pads prompts to 256 tokens and reads the last column, a pad in shorter ones, takes the last state
-    after the final norm, and has zeros in its percentiles for l + n > L. Here it is the last real token, the
-    stream, and l + n <= L alone.
+    after the final norm, and has zeros in its percentiles for l + n > L. Here it is the last real token, and
+    l + n <= L alone. Gromov et al. published no code; PruneMe, a public one, takes the last state after the final
+    norm (``last_state="normed"``, which changes the blocks that end at L) and never proposes to drop from layer 0
+    on; the public short-transformers has the raw state.
 
     >>> from lacscope.testing import tiny_model
     >>> found = angular_distance(tiny_model(n_layers=3), [5, 17, 3])
@@ -70,8 +77,10 @@ def angular_distance(
     (3, True)
     """
 
+    check_last_state(model, last_state)
+
     def measure(read: Residuals) -> dict[str, Any]:
-        last = read.stream[:, -1]
+        last = states_of(model, read.stream[:, -1:], last_state)[:, 0]
         distances = torch.full((read.n_layers, read.n_layers), torch.nan)
         for n in range(1, read.n_layers + 1):
             distances[: read.n_layers + 1 - n, n - 1] = angle(last[:-n], last[n:]).cpu() / torch.pi
@@ -94,7 +103,7 @@ def angular_distance(
         attrs=result_attrs(
             model_attrs(adapter),
             preset=preset,
-            settings={"max_tokens": max_tokens},
+            settings={"last_state": last_state, "max_tokens": max_tokens},
             positions="last token",
             aggregation="mean over samples",
             n_samples=len(distance),

@@ -9,6 +9,7 @@ import xarray as xr
 from lacscope.depth_efficiency.positions import kept_tokens, positions_in_words
 from lacscope.facts import model_attrs
 from lacscope.importance.angles import angle, one_minus_cosine
+from lacscope.importance.last_state import LastState, check_last_state, states_of
 from lacscope.importance.results import each_sample, labelled
 from lacscope.presets import Preset, result_attrs
 from lacscope.reading import Progress
@@ -17,7 +18,7 @@ from lacscope.residuals import Residuals
 SHORTGPT_BLOCK_INFLUENCE = Preset(
     "men_2024/block_influence",
     "ShortGPT, Men et al. 2024, arXiv 2403.03853, eq. 1",
-    {"data": "PG19", "exclude_sinks": False},
+    {"data": "PG19", "exclude_sinks": False, "last_state": "raw"},
     read_in="code",
 )
 
@@ -27,6 +28,7 @@ def block_influence(
     inputs: Any,
     *,
     exclude_sinks: bool = False,
+    last_state: LastState = "raw",
     max_tokens: int | None = None,
     data: str = "",
     progress: Progress | None = None,
@@ -37,6 +39,8 @@ def block_influence(
         model: a ``TransformerBridge`` or ``HookedTransformer``.
         inputs: what :func:`lacscope.trace` takes. Nothing is padded, so every token is a real one.
         exclude_sinks: leave sinks out of the means. The paper keeps them.
+        last_state: ``"raw"``: h_L as it leaves the last block; ``"normed"``: after the model's final norm, as code that
+            reads transformers' ``hidden_states`` has it. Only what touches h_L changes.
         max_tokens: read no more than the first so many tokens of each prompt.
         data: what the prompts are, for the figure.
         progress: called with (prompts read, prompts).
@@ -47,8 +51,11 @@ def block_influence(
 
     Raises:
         InputError: inputs that cannot be read.
+        ValueError: an unknown ``last_state``.
+        UnsupportedModelError: ``"normed"`` of a model whose final norm is not known.
 
-    Source: Men et al. 2024 (arXiv 2403.03853), eq. 1.
+    Source: Men et al. 2024 (arXiv 2403.03853), eq. 1, and the public short-transformers, which hooks the blocks. The
+    Curse of Depth's published code reads ``hidden_states``, so its last layer is that of ``last_state="normed"``.
 
     >>> from lacscope.testing import tiny_model
     >>> found = block_influence(tiny_model(n_layers=3), [[5, 17, 3], [60, 8]])
@@ -56,9 +63,12 @@ def block_influence(
     {'sample': 2, 'layer': 3}
     """
 
+    check_last_state(model, last_state)
+
     def measure(read: Residuals) -> dict[str, Any]:
         kept = kept_tokens(read, exclude_sinks)
-        turned = [one_minus_cosine(angle(read.stream[k, kept], read.stream[k + 1, kept])) for k in range(read.n_layers)]
+        states = states_of(model, read.stream, last_state)[:, kept]
+        turned = [one_minus_cosine(angle(states[k], states[k + 1])) for k in range(read.n_layers)]
         return {"influence": torch.stack([by_token.mean() for by_token in turned]).cpu(), "n_tokens": int(kept.sum())}
 
     adapter, found = each_sample(model, inputs, measure, max_tokens=max_tokens, progress=progress)
@@ -74,7 +84,7 @@ def block_influence(
         attrs=result_attrs(
             model_attrs(adapter),
             preset=SHORTGPT_BLOCK_INFLUENCE,
-            settings={"exclude_sinks": exclude_sinks, "max_tokens": max_tokens},
+            settings={"exclude_sinks": exclude_sinks, "last_state": last_state, "max_tokens": max_tokens},
             positions=positions_in_words(exclude_sinks),
             aggregation="mean over tokens, per sample",
             n_samples=n_samples,

@@ -10,6 +10,7 @@ from lacscope.checks import check_blocks
 from lacscope.depth_efficiency.positions import kept_tokens, positions_in_words
 from lacscope.facts import model_attrs
 from lacscope.importance.jacobian_probes import identity_distances
+from lacscope.importance.last_state import LastState, check_last_state, states_of
 from lacscope.importance.results import each_sample, labelled
 from lacscope.presets import Preset, result_attrs
 from lacscope.reading import Progress
@@ -30,6 +31,7 @@ def depth_variance(
     inputs: Any,
     *,
     exclude_sinks: bool = True,
+    last_state: LastState = "raw",
     max_tokens: int | None = None,
     data: str = "",
     progress: Progress | None = None,
@@ -41,6 +43,8 @@ def depth_variance(
         inputs: what :func:`lacscope.trace` takes.
         exclude_sinks: leave sinks out: their entries would be most of the variance. Whether the paper does was not
             read.
+        last_state: ``"raw"``: h_L as it leaves the last block; ``"normed"``: after the model's final norm, as code that
+            reads transformers' ``hidden_states`` has it. Only what touches h_L changes.
         max_tokens: read no more than the first so many tokens of each prompt.
         data: what the prompts are, for the figure.
         progress: called with (prompts read, prompts).
@@ -53,6 +57,8 @@ def depth_variance(
 
     Raises:
         InputError: inputs that cannot be read.
+        ValueError: an unknown ``last_state``.
+        UnsupportedModelError: ``"normed"`` of a model whose final norm is not known.
 
     Source: as described for the Curse of Depth (Sun et al. 2025, arXiv 2502.05795); not compared with its code.
 
@@ -61,9 +67,12 @@ def depth_variance(
     4
     """
 
+    check_last_state(model, last_state)
+
     def measure(read: Residuals) -> dict[str, Any]:
         kept = kept_tokens(read, exclude_sinks)
-        return {"variance": torch.stack([state[kept].float().var(correction=0) for state in read.stream]).cpu()}
+        states = states_of(model, read.stream, last_state)
+        return {"variance": torch.stack([state[kept].float().var(correction=0) for state in states]).cpu()}
 
     adapter, found = each_sample(model, inputs, measure, max_tokens=max_tokens, progress=progress)
     variance = found["variance"]
@@ -84,7 +93,7 @@ def depth_variance(
         attrs=result_attrs(
             model_attrs(adapter),
             preset=CURSE_VARIANCE,
-            settings={"exclude_sinks": exclude_sinks, "max_tokens": max_tokens},
+            settings={"exclude_sinks": exclude_sinks, "last_state": last_state, "max_tokens": max_tokens},
             positions=positions_in_words(exclude_sinks),
             aggregation="variance over tokens and features, per sample",
             n_samples=len(variance),

@@ -15,7 +15,7 @@ from lacscope.facts import model_attrs
 from lacscope.importance.results import ORIENTATION
 from lacscope.importance.sleb import importance_of, removable
 from lacscope.presets import Preset, result_attrs
-from lacscope.questions import read_questions
+from lacscope.questions import read_answers, read_questions
 from lacscope.reading import Progress
 from lacscope.rules import FixedLayers
 from lacscope.run import trace
@@ -194,8 +194,8 @@ def task_scorer(
                 batch_size=batch_size,
             )
             produced = [[int(token) for token in row if token >= 0] for row in made["next_token_id"].values]
-            texts = [str(adapter.tokenizer.decode(ids, skip_special_tokens=True)) for ids in produced]
-            answers = [task.parse(text, one.question) for text, one in zip(texts, asked, strict=True)]
+            written = read_answers(adapter.tokenizer, asked, produced)
+            answers = [task.parse(answer.whole, one.question) for answer, one in zip(written, asked, strict=True)]
             found[task.name] = float(np.mean([task.right(a, r.question) for a, r in zip(answers, asked, strict=True)]))
         return found
 

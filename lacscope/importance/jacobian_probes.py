@@ -34,7 +34,7 @@ def identity_distances(
     cache = None
     d_model = read.stream.shape[-1]
     last = int(kept.nonzero().max()) if bool(kept.any()) else -1
-    with probe.on(adapter):
+    with probe.on(adapter), adapter.evaluating():
         for t in range(last + 1):
             probe.tangent = None
             if bool(kept[t]):

@@ -9,6 +9,7 @@ import xarray as xr
 from lacscope.depth_efficiency.positions import kept_tokens, positions_in_words
 from lacscope.facts import model_attrs
 from lacscope.importance.angles import angle
+from lacscope.importance.last_state import LastState, check_last_state, states_of
 from lacscope.importance.results import each_sample, labelled
 from lacscope.presets import Preset, result_attrs
 from lacscope.reading import Progress
@@ -27,6 +28,7 @@ def lim(
     inputs: Any,
     *,
     exclude_sinks: bool = False,
+    last_state: LastState = "raw",
     max_tokens: int | None = None,
     data: str = "",
     progress: Progress | None = None,
@@ -40,6 +42,8 @@ def lim(
         model: a ``TransformerBridge`` or ``HookedTransformer``.
         inputs: what :func:`lacscope.trace` takes.
         exclude_sinks: leave sinks out of both. The paper keeps them.
+        last_state: ``"raw"``: h_L as it leaves the last block; ``"normed"``: after the model's final norm, as code that
+            reads transformers' ``hidden_states`` has it. Only what touches h_L changes.
         max_tokens: read no more than the first so many tokens of each prompt.
         data: what the prompts are, for the figure.
         progress: called with (prompts read, prompts).
@@ -50,6 +54,8 @@ def lim(
 
     Raises:
         InputError: inputs that cannot be read.
+        ValueError: an unknown ``last_state``.
+        UnsupportedModelError: ``"normed"`` of a model whose final norm is not known.
 
     Source: Dumitru et al. 2024 (arXiv 2406.17415), LIM.
 
@@ -59,9 +65,12 @@ def lim(
     ['lim', 'lim_token_mean']
     """
 
+    check_last_state(model, last_state)
+
     def measure(read: Residuals) -> dict[str, Any]:
         kept = kept_tokens(read, exclude_sinks)
-        pairs = [(read.stream[k, kept], read.stream[k + 1, kept]) for k in range(read.n_layers)]
+        states = states_of(model, read.stream, last_state)[:, kept]
+        pairs = [(states[k], states[k + 1]) for k in range(read.n_layers)]
         flat = torch.stack([-torch.cos(angle(a.flatten(), b.flatten())) for a, b in pairs]).cpu()
         return {
             "flat": flat if bool(kept.any()) else torch.full_like(flat, torch.nan),
@@ -86,7 +95,7 @@ def lim(
         attrs=result_attrs(
             model_attrs(adapter),
             preset=DUMITRU_LIM,
-            settings={"exclude_sinks": exclude_sinks, "max_tokens": max_tokens},
+            settings={"exclude_sinks": exclude_sinks, "last_state": last_state, "max_tokens": max_tokens},
             positions=positions_in_words(exclude_sinks),
             aggregation="sequence flattened, per sample",
             n_samples=n_samples,

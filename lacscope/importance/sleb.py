@@ -1,7 +1,9 @@
 """SLEB: greedily remove the block whose removal raises perplexity least.
 
 Source: "SLEB: Streamlining LLMs through Redundancy Verification and Elimination of Transformer Blocks",
-arXiv 2402.09025, metric 3 (section 3.2) and the authors' ``sleb.py``.
+arXiv 2402.09025, metric 3 (section 3.2) and the authors' ``sleb.py``. The paper speaks of 128 samples of 2,048 tokens.
+The code takes 128 shuffled lines of WikiText-2's training set, joins them by blank lines and cuts the whole into chunks
+of 2,048 tokens: a few, since most lines are short.
 """
 
 from collections.abc import Collection
@@ -25,7 +27,7 @@ from lacscope.residuals import read_residuals, rerun
 SLEB = Preset(
     "song_2024/sleb",
     "SLEB, arXiv 2402.09025, section 3 and sleb.py",
-    {"data": "WikiText-2 train", "samples": 128, "max_tokens": 2048, "protect": (0, -1)},
+    {"data": "WikiText-2 train, 128 shuffled lines joined and cut", "max_tokens": 2048, "protect": (0, -1)},
     read_in="code",
 )
 
@@ -190,7 +192,7 @@ def _without_each(
 
 def _loss(logits: Float[Tensor, "pos vocab"], tokens: Int[Tensor, " pos"]) -> float:
     log_probs = torch.log_softmax(logits[:-1].float(), dim=-1)
-    return -float(log_probs.gather(-1, tokens[1:].unsqueeze(-1)).double().mean())
+    return -float(log_probs.gather(-1, tokens[1:].unsqueeze(-1)).cpu().double().mean())
 
 
 def _dataset(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lacscope.depth_efficiency.positions import kept_tokens, positions_in_words
 from lacscope.facts import model_attrs
+from lacscope.importance.last_state import LastState, check_last_state, states_of
 from lacscope.importance.results import each_sample
 from lacscope.presets import Preset, result_attrs
 from lacscope.reading import Progress
@@ -28,6 +29,7 @@ def state_similarity(
     inputs: Any,
     *,
     exclude_sinks: bool = False,
+    last_state: LastState = "raw",
     max_tokens: int | None = None,
     data: str = "",
     progress: Progress | None = None,
@@ -38,6 +40,8 @@ def state_similarity(
         model: a ``TransformerBridge`` or ``HookedTransformer``.
         inputs: what :func:`lacscope.trace` takes.
         exclude_sinks: leave sinks out. The paper keeps them; their norm then nearly decides the cosine.
+        last_state: ``"raw"``: h_L as it leaves the last block; ``"normed"``: after the model's final norm, as code that
+            reads transformers' ``hidden_states`` has it. Only what touches h_L changes.
         max_tokens: read no more than the first so many tokens of each prompt.
         data: what the prompts are, for the figure.
         progress: called with (prompts read, prompts).
@@ -45,10 +49,12 @@ def state_similarity(
     Returns:
         Dataset with ``similarity`` (sample, state, other_state), in [-1, 1], symmetric, and ``mean_similarity``
         (state, other_state), its mean over samples. State l is what enters layer l; state L is what leaves the
-        last block, before the final norm. A sample without tokens is NaN.
+        last block, as ``last_state`` says. A sample without tokens is NaN.
 
     Raises:
         InputError: inputs that cannot be read.
+        ValueError: an unknown ``last_state``.
+        UnsupportedModelError: ``"normed"`` of a model whose final norm is not known.
 
     Source: Sun et al. 2024 (arXiv 2407.09298).
 
@@ -57,8 +63,12 @@ def state_similarity(
     (4, 4)
     """
 
+    check_last_state(model, last_state)
+
     def measure(read: Residuals) -> dict[str, Any]:
-        return {"similarity": _cosines(read.stream[:, kept_tokens(read, exclude_sinks)]).cpu()}
+        return {
+            "similarity": _cosines(states_of(model, read.stream, last_state)[:, kept_tokens(read, exclude_sinks)]).cpu()
+        }
 
     adapter, found = each_sample(model, inputs, measure, max_tokens=max_tokens, progress=progress)
     similarity = found["similarity"]
@@ -72,7 +82,7 @@ def state_similarity(
     ds.attrs = result_attrs(
         model_attrs(adapter),
         preset=PAINTERS_SIMILARITY,
-        settings={"exclude_sinks": exclude_sinks, "max_tokens": max_tokens},
+        settings={"exclude_sinks": exclude_sinks, "last_state": last_state, "max_tokens": max_tokens},
         positions=positions_in_words(exclude_sinks),
         aggregation="sequence flattened, mean over samples",
         n_samples=len(similarity),

@@ -8,6 +8,7 @@ import xarray as xr
 
 from lacscope.analyses.usage import layer_usage
 from lacscope.analyses.voids import voids
+from lacscope.dataset import require_first_layers, validate
 from lacscope.plans.plan import Plan
 from lacscope.rules.scope import layer_indices
 
@@ -46,6 +47,8 @@ def freeze(
         raise ValueError(f"phase must be 'prefill', 'decode' or 'all', got {phase!r}.")
     if np.ndim(alpha) > 0:
         raise ValueError(f"alpha must be one number, got {alpha!r}: usage at each alpha makes a plan of its own.")
+    trace = validate(trace)
+    require_first_layers(trace, "a plan is made of all of them")
     if "plan" in trace.attrs:
         raise ValueError(
             f"the trace was made under the plan {trace.attrs['plan']}: freeze a trace of the model as it is."

@@ -34,7 +34,8 @@ def is_cache(value: Any) -> bool:
 
 
 def cached_length(cache: Any) -> int:
-    """Tokens that the cache holds."""
+    """Tokens that the cache holds. Raises PlanError for one of a kind that cannot be laid out, and may not count."""
+    _check_kind(cache)
     return int(cache.get_seq_length())
 
 
@@ -136,6 +137,10 @@ def _check_kind(cache: Any) -> None:
         )
 
 
+class _OtherCacheError(PlanError, AttributeError):
+    """A block asked its place for something that a place has not: also what ``hasattr`` expects."""
+
+
 class _Place:
     """What one run of a block sees in place of the cache: its own K/V, whatever index it asks for."""
 
@@ -149,7 +154,7 @@ class _Place:
         return int(self._cache.get_seq_length(self._place))
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
+        raise _OtherCacheError(
             f"under a plan a block has its own keys and values, with update and get_seq_length; this one asks the "
             f"cache for {name!r}. Run the plan without a cache (use_cache=False)."
         )

@@ -175,6 +175,11 @@ class RunningPlan:
                 "a HookedTransformer runs a plan without its cache, which has one entry per block: generate with "
                 "use_past_kv_cache=False, or boot the model as a TransformerBridge."
             )
+        if isinstance(kwargs.get("state"), list):
+            raise PlanError(
+                f"{self._adapter.name} keeps a recurrent state, which has no layers that a plan could lay out anew: "
+                "run the plan without a cache (use_cache=False)."
+            )
         now.calls.append(_Call(forward, args, kwargs))
         if layer < self._adapter.n_layers - 1:
             return self._adapter.returned(layer, now.calls[-1].stream)

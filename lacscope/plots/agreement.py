@@ -111,10 +111,12 @@ def _draw(ax: Axes, panel: xr.Dataset, subset: str) -> AxesImage:
     ax.tick_params(length=0)
     for i, j in zip(*np.nonzero(below), strict=True):
         _label(ax, int(i), int(j), ordered.isel(metric=i + 1, other=j))
-    ax.set_yticks(range(len(rows)), rows, fontsize=SMALL)
-    ax.set_xticks(range(len(columns)), columns, fontsize=SMALL, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(rows)), rows, fontsize=SMALL, parse_math=False)
+    ax.set_xticks(
+        range(len(columns)), columns, fontsize=SMALL, rotation=45, ha="right", rotation_mode="anchor", parse_math=False
+    )
     layers = "all layers" if subset == "all" else subset
-    ax.set_title(f"{layers} ({int(panel['n_layers'])} layers)", loc="left", fontsize="medium")
+    ax.set_title(f"{layers} ({int(panel['n_layers'])} layers)", loc="left", fontsize="medium", parse_math=False)
     return image
 
 

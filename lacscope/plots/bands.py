@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 QUANTILES = (0.1, 0.9)
 BAND_WORDS = "line: mean of samples; band: their 10th to 90th percentile"
+POOLED_WORDS = "line: mean of all tokens; band: 10th to 90th percentile of samples"
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,30 @@ LINE_LOOKS = (
 
 
 def draw_band(
-    ax: Axes, x: Shaped[np.ndarray, " x"], values: Float[np.ndarray, "sample x"], look: LineLook, label: str
+    ax: Axes,
+    x: Shaped[np.ndarray, " x"],
+    values: Float[np.ndarray, "sample x"],
+    look: LineLook,
+    label: str,
+    weights: Shaped[np.ndarray, " sample"] | None = None,
 ) -> Line2D:
     """One line, the mean over samples, with its band; samples that are NaN are left out, one sample has no band.
+
+    With ``weights`` the mean is weighted: by each sample's number of tokens it is that of all tokens.
 
     >>> import matplotlib.pyplot as plt
     >>> line = draw_band(plt.subplots()[1], np.arange(2), np.array([[1.0, 2.0], [3.0, 4.0]]), LINE_LOOKS[0], "mean")
     >>> line.get_ydata().tolist()
     [2.0, 3.0]
     """
-    present = values[~np.isnan(values).all(axis=1)]
+    kept = ~np.isnan(values).all(axis=1)
+    present = values[kept]
     if len(present) > 1:
         low, high = np.quantile(present, QUANTILES, axis=0)
         ax.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0)
     (line,) = ax.plot(
         x,
-        present.mean(axis=0),
+        np.average(present, axis=0, weights=None if weights is None else weights[kept]),
         color=look.color,
         linestyle=look.linestyle,
         marker=look.marker,
@@ -57,11 +66,14 @@ def draw_band(
     return line
 
 
-def draw_variables(ax: Axes, result: xr.Dataset, names: tuple[str, ...], along: str) -> list[Line2D]:
+def draw_variables(
+    ax: Axes, result: xr.Dataset, names: tuple[str, ...], along: str, *, weight: str | None = None
+) -> list[Line2D]:
     """A line with its band for each of these variables (sample, ``along``) that ``result`` has, in this order.
 
-    A variable keeps its look where another is missing.
+    A variable keeps its look where another is missing. ``weight`` (sample) weights the samples in the lines.
     """
+    weights = None if weight is None else result[weight].values
     return [
         draw_band(
             ax,
@@ -69,6 +81,7 @@ def draw_variables(ax: Axes, result: xr.Dataset, names: tuple[str, ...], along: 
             result[name].transpose("sample", along).values,
             look,
             str(result[name].attrs.get("long_name", name)),
+            weights,
         )
         for name, look in zip(names, LINE_LOOKS, strict=False)
         if name in result

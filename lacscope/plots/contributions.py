@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from lacscope.plots.bands import BAND_WORDS, draw_variables
+from lacscope.plots.bands import POOLED_WORDS, draw_variables
 from lacscope.plots.style import (
     caption,
     caption_below,
@@ -31,8 +31,8 @@ def plot_relative_contributions(contributions: xr.Dataset, ax: Axes | None = Non
         ax: Axes to draw on; default: a new figure.
 
     Returns:
-        The Axes. Lines are means over samples, bands their 10th to 90th percentile. Sublayers that were not
-        measured are not drawn. The scale is logarithmic where the means span a factor of 20.
+        The Axes. Lines are means over the tokens of all samples, bands the samples' 10th to 90th percentile. Sublayers
+        that were not measured are not drawn. The scale is logarithmic where the means span a factor of 20.
 
     Raises:
         ValueError: another Dataset.
@@ -58,8 +58,8 @@ def plot_residual_cosines(cosines: xr.Dataset, ax: Axes | None = None) -> Axes:
         ax: Axes to draw on; default: a new figure.
 
     Returns:
-        The Axes. Lines are means over samples, bands their 10th to 90th percentile. Sublayers that were not
-        measured are not drawn.
+        The Axes. Lines are means over the tokens of all samples, bands the samples' 10th to 90th percentile. Sublayers
+        that were not measured are not drawn.
 
     Raises:
         ValueError: another Dataset.
@@ -80,11 +80,11 @@ def _spans_widely(lines: Sequence[ArrayLike]) -> bool:
 
 
 def _draw(result: xr.Dataset, ax: Axes | None, names: tuple[str, ...], needed: str, maker: str) -> Axes:
-    require_names(result, ("sample", "layer", needed), "the result", maker)
+    require_names(result, ("sample", "layer", "n_tokens", needed), "the result", maker)
     require_dims(result, ("sample", "layer"), "the result", maker)
     (panel,) = take_axes(None if ax is None else [ax], (1.0,), (6.4, 4.4))
-    lines = draw_variables(panel, result, names, "layer")
+    lines = draw_variables(panel, result, names, "layer", weight="n_tokens")
     label_layers(panel, result["layer"].values)
-    legend_above(panel, lines, BAND_WORDS, ncols=2)
+    legend_above(panel, lines, POOLED_WORDS, ncols=2)
     caption_below(panel, caption(result))
     return panel

@@ -84,7 +84,7 @@ def plot_controls(
         effect = str(group.loc[group["rule"] == "lac", "effect"].iloc[0])
         alpha = float(group.loc[group["rule"] == "lac", "alpha"].iloc[0])
         warned = "" if group["n"].nunique() == 1 else " (numbers of samples differ: not all are the same samples)"
-        row[0].set_title(f"{effect} at alpha = {alpha:g}{warned}", loc="left", fontsize="medium")
+        row[0].set_title(f"{effect} at alpha = {alpha:g}{warned}", loc="left", fontsize="medium", parse_math=False)
         row[0].set_xlabel("accuracy\n(share, 95 % intervals)")
         row[1].set_xlabel(OUTCOMES[chosen])
     for column in panels.T:

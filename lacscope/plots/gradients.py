@@ -27,7 +27,9 @@ def plot_integrated_gradients(gradients: xr.Dataset, sample: int | np.integer = 
     >>> ax = plot_integrated_gradients(integrated_gradients(model, "2 + 3 = ", "5"))  # doctest: +SKIP
     """
     rows = sample_map(gradients, "attribution", sample, _MAKER)
-    values = rows["attribution"].transpose("state", "token").values
+    values = rows["attribution"].transpose(..., "token").values
+    unit = rows.attrs.get("unit", "block")
+    what = {"block": "", "attn": " along the attention's output", "mlp": " along the MLP's output"}[unit]
     end = float(np.abs(values[:, 1:]).max()) or 1.0
     ax = draw_token_map(
         rows,
@@ -36,7 +38,7 @@ def plot_integrated_gradients(gradients: xr.Dataset, sample: int | np.integer = 
         cmap="PuOr",
         limits=(-end, end),
         colorbar="integrated gradient\n(probability; scale without position 0)",
-        title=f"{gradients.attrs['model']}, sample {sample}: integrated gradients of the answer's probability",
+        title=f"{gradients.attrs['model']}, sample {sample}: integrated gradients of the answer's probability{what}",
         what="token read",
     )
     caption_tokens(ax, gradients)

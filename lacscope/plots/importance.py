@@ -66,7 +66,7 @@ def plot_importance(result: xr.Dataset, ax: Axes | None = None) -> Axes:
         low, high = np.quantile(present, QUANTILES, axis=0)
         handles.append(panel.vlines(layers, low, high, color=_SPREAD, linewidth=1.2, zorder=1.5, label=_SPREAD_WORDS))
     label_layers(panel, layers)
-    panel.set_ylabel(words if units == "1" else f"{words}\n({units})")
+    panel.set_ylabel(words if units == "1" else f"{words}\n({units})", parse_math=False)
     legend_above(panel, handles, str(result.attrs["orientation"]))
     caption_below(panel, caption(result))
     return panel

@@ -55,11 +55,11 @@ def plot_phase_control(matched: pd.DataFrame, ax: Axes | None = None) -> Axes:
             words = f"{row['coverage']:.0%} matched" if row["matched_on"] != _RAW else "all"
         _say_beside(panel, height, words)
     panel.set_ylim(len(rows) - 0.4, -0.6)
-    panel.set_yticks(range(len(rows)), [_words(str(name)) for name in rows["matched_on"]])
+    panel.set_yticks(range(len(rows)), [_words(str(name)) for name in rows["matched_on"]], parse_math=False)
     panel.margins(x=0.1)
     panel.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    panel.set_xlabel(fit_width(panel, _x_label(rows), _LABEL_INCHES))
-    panel.set_title(_title(panel, rows), loc="left", fontsize=SMALL)
+    panel.set_xlabel(fit_width(panel, _x_label(rows), _LABEL_INCHES), parse_math=False)
+    panel.set_title(_title(panel, rows), loc="left", fontsize=SMALL, parse_math=False)
     panel.grid(axis="x")
     panel.grid(visible=False, axis="y")
     return panel
@@ -84,7 +84,8 @@ def _missing(row: pd.Series) -> str:
 
 def _say_beside(ax: Axes, height: int, text: str) -> None:
     text = textwrap.fill(text, _BESIDE_CHARACTERS)
-    ax.text(1.01, height, text, transform=ax.get_yaxis_transform(), va="center", fontsize=SMALL, color="0.25")
+    place = {"transform": ax.get_yaxis_transform(), "va": "center"}
+    ax.text(1.01, height, text, **place, fontsize=SMALL, color="0.25", parse_math=False)
 
 
 def _title(ax: Axes, rows: pd.DataFrame) -> str:

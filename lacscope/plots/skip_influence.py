@@ -72,7 +72,7 @@ def _draw_map(ax: Axes, influence: xr.Dataset) -> None:
         interpolation="nearest",
     )
     ax.grid(False)
-    ax.set_xlabel("later layer")
+    ax.set_xlabel("layer measured")
     ax.set_ylabel("layer skipped")
     ax.xaxis.set_major_locator(whole_numbers())
     ax.yaxis.set_major_locator(whole_numbers())

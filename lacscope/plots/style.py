@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from lacscope.dataset import PHASES
+from lacscope.shown import plain
 
 Handle = Artist | Container
 STYLE_FILE = Path(__file__).with_name("lacscope.mplstyle")
@@ -187,14 +188,17 @@ def legend_above(
         fontsize=SMALL,
         title_fontsize=SMALL,
     )
-    legend.get_title().set_parse_math(False)
+    for text in (legend.get_title(), *legend.get_texts()):
+        text.set_parse_math(False)
     return legend
 
 
 def fit_width(ax: Axes, text: str, taken_inches: float = 0.0) -> str:
     """``text`` broken into lines about as wide as the axes, so that long words do not squeeze small panels."""
     room = ax.bbox.width / ax.figure.dpi - taken_inches
-    return textwrap.fill(text, max(_FEWEST_CHARACTERS, int(room / _CHARACTER_INCHES)), break_on_hyphens=False)
+    return textwrap.fill(
+        plain(text, lines=True), max(_FEWEST_CHARACTERS, int(room / _CHARACTER_INCHES)), break_on_hyphens=False
+    )
 
 
 def caption(result: xr.Dataset) -> str:
@@ -242,4 +246,4 @@ def label_layers(ax: Axes, layers: np.ndarray) -> None:
 def title_own_figure(axes: np.ndarray, given: Sequence[Axes] | np.ndarray | None, title: str) -> None:
     """Title the figure where the plot made it; a figure of the user's is the user's to title."""
     if given is None:
-        axes[0].get_figure().suptitle(title, fontsize="medium", parse_math=False)
+        axes[0].get_figure().suptitle(plain(title, lines=True), fontsize="medium", parse_math=False)

@@ -6,16 +6,18 @@ import numpy as np
 import pandas as pd
 
 from lacscope.plots.marks import SUMMARY_MAKER, require_columns
+from lacscope.shown import markdown
 
 _KEYS = ["model", "task", "style", "scoring", "effect", "rule", "alpha", "protect"]
-_VALUES = ["accuracy", "usage_prefill", "usage_decode", "n"]
+_USAGE = ["usage_prefill", "usage_prefill_by_sample", "usage_decode", "usage_decode_by_sample"]
+_VALUES = ["accuracy", *_USAGE, "n"]
 _DIFFERENCE = ["difference", "difference_low", "difference_high"]
 COMPARISONS_MAKER = "lacscope.analyses.comparisons.compare"
 
 PUBLISHED_SOURCE = "Void in Language Models (arXiv 2505.14467): its published accuracies in percent, alpha 0.8"
 PUBLISHED = pd.DataFrame(
     [("Qwen2.5-7B", "mmlu", 0.6924, 0.7129, 0.30), ("Mistral-7B", "gpqa", 0.1388, 0.1836, 0.70)],
-    columns=["model", "task", "accuracy full", "accuracy skipped", "usage"],
+    columns=["model", "task", "accuracy full", "accuracy skipped", "usage, mean of samples"],
 )
 
 
@@ -29,7 +31,8 @@ def results_table(summary: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFr
 
     Returns:
         One row per model, task, scoring, effect and alpha: ``accuracy full``, ``accuracy skipped``, ``usage PP``
-        (prefill), ``usage RG`` (decode), ``difference`` (skipped minus full) with ``difference low`` and
+        (prefill) and ``usage RG`` (decode) of all tokens pooled, each with ``... by sample``, the mean of the samples'
+        own, as the published code prints it, ``difference`` (skipped minus full) with ``difference low`` and
         ``difference high`` (95 %), ``detectable`` (the smallest difference found with 80 % power at this n), all
         shares, ``samples``, and ``identical``: why the answers are the full model's,
         "" where they are not. :func:`to_markdown` writes it; :data:`PUBLISHED` has the paper's figures.
@@ -63,7 +66,9 @@ def results_table(summary: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFr
             "accuracy full": joined["full"],
             "accuracy skipped": joined["accuracy"],
             "usage PP": joined["usage_prefill"],
+            "usage PP by sample": joined["usage_prefill_by_sample"],
             "usage RG": joined["usage_decode"],
+            "usage RG by sample": joined["usage_decode_by_sample"],
             "difference": joined["difference"],
             "difference low": joined["difference_low"],
             "difference high": joined["difference_high"],
@@ -81,14 +86,14 @@ def to_markdown(table: pd.DataFrame) -> str:
     model says so in place of a difference; a missing number is "n/a".
 
     >>> print(to_markdown(PUBLISHED))
-    | model | task | accuracy full | accuracy skipped | usage |
+    | model | task | accuracy full | accuracy skipped | usage, mean of samples |
     |---|---|---:|---:|---:|
     | Qwen2.5-7B | mmlu | 69.24 % | 71.29 % | 30.0 % |
     | Mistral-7B | gpqa | 13.88 % | 18.36 % | 70.0 % |
     """
     columns = [column for column in table.columns if column not in _FOLDED]
     right = ["---:" if pd.api.types.is_numeric_dtype(table[column]) else "---" for column in columns]
-    lines = [_line(_HEADINGS.get(column, column) for column in columns), f"|{'|'.join(right)}|"]
+    lines = [_line(markdown(_HEADINGS.get(column, column)) for column in columns), f"|{'|'.join(right)}|"]
     return "\n".join([*lines, *(_line(_cell(row, column) for column in columns) for _, row in table.iterrows())])
 
 
@@ -97,8 +102,10 @@ _FOLDED = ("difference low", "difference high", "identical")
 _HEADINGS = {
     "difference": "difference, points (95 %)",
     "detectable": "smallest detectable, points (80 % power)",
-    "usage PP": "usage PP (prefill)",
-    "usage RG": "usage RG (decode)",
+    "usage PP": "usage PP (prefill), tokens pooled",
+    "usage PP by sample": "mean of samples",
+    "usage RG": "usage RG (decode), tokens pooled",
+    "usage RG by sample": "mean of samples",
 }
 
 
@@ -111,7 +118,7 @@ def _cell(row: pd.Series, column: str) -> str:
     if column == "difference":
         return _difference(row)
     if isinstance(value, str):
-        return value.replace("|", "\\|").replace("\n", " ")
+        return markdown(value)
     if pd.isna(value):
         return _MISSING
     if column == "detectable":
@@ -123,7 +130,7 @@ def _cell(row: pd.Series, column: str) -> str:
 
 def _difference(row: pd.Series) -> str:
     if row.get("identical", ""):
-        return f"identical {row['identical']}"
+        return f"identical {markdown(row['identical'])}"
     if pd.isna(row["difference"]):
         return _MISSING
     low, high = row.get("difference low", np.nan), row.get("difference high", np.nan)

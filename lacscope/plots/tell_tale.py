@@ -82,7 +82,7 @@ def plot_norm_signals(
     for run in np.split(chosen, np.flatnonzero(np.diff(chosen) > 1) + 1):
         panel.axvspan(run[0] - 0.5, run[-1] + 0.5, color="0.5", alpha=0.12, linewidth=0, zorder=0)
     panel.set_ylim(bottom=0)
-    panel.set_ylabel(f"{signals[signal].attrs['long_name']}\n({signals[signal].attrs['units']})")
+    panel.set_ylabel(f"{signals[signal].attrs['long_name']}\n({signals[signal].attrs['units']})", parse_math=False)
     label_layers(panel, layers)
     by = f"{len(order)} candidates ranked by {ranking.attrs['signal']} over the shaded layers"
     legend_above(panel, handles, by)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from lacscope.plots.style import POINTS_PER_INCH
+from lacscope.withheld import is_withheld
 
 SPECIAL = "#8A2F6B"
 _SMALLEST_LABEL, _LARGEST_LABEL = 5.0, 8.0
@@ -23,7 +24,7 @@ def label_tokens(ax: Axes, rows: xr.Dataset, shown: Int[np.ndarray, " token"], *
     Args:
         ax: the axes, whose x is the position.
         rows: the tokens: ``token_text``, ``token_id`` and ``special``, each over (token). A token without a text
-            shows its id.
+            shows its id, or its position where both are withheld.
         shown: their positions.
         what: what a token is in the map, for the axis.
     """
@@ -31,8 +32,10 @@ def label_tokens(ax: Axes, rows: xr.Dataset, shown: Int[np.ndarray, " token"], *
     specials = rows["special"].values
     plain, bold = _glyph_test(FontProperties()), _glyph_test(FontProperties(weight="bold"))
     labels = [
-        visible_text(str(text), bold if special else plain) if text else f"#{token_id}"
-        for text, token_id, special in zip(rows["token_text"].values, rows["token_id"].values, specials, strict=True)
+        visible_text(str(text), bold if special else plain) if text else _nameless(int(token_id), int(position))
+        for text, token_id, special, position in zip(
+            rows["token_text"].values, rows["token_id"].values, specials, shown, strict=True
+        )
     ]
     # Without these a pair of dollar signs is read as a formula.
     ax.set_xticks(shown[::stride], labels[::stride], rotation=90, fontsize=points, parse_math=False, usetex=False)
@@ -40,7 +43,13 @@ def label_tokens(ax: Axes, rows: xr.Dataset, shown: Int[np.ndarray, " token"], *
         if special:
             tick.set(fontweight="bold", color=SPECIAL)
     thinned = "" if stride == 1 else f", one label in {stride}"
-    ax.set_xlabel(f"{what} (special tokens bold{thinned})")
+    withheld = "its position: texts withheld, " if is_withheld(rows) else ""
+    ax.set_xlabel(f"{what} ({withheld}special tokens bold{thinned})")
+
+
+def _nameless(token_id: int, position: int) -> str:
+    """What stands for a token without a text: its id, or its position where that is withheld too."""
+    return f"#{token_id}" if token_id >= 0 else str(position)
 
 
 def _label_room(ax: Axes, n_tokens: int) -> tuple[int, float]:

@@ -11,14 +11,14 @@ from lacscope.plots.style import SMALL, caption, caption_below, fit_width, requi
 from lacscope.plots.token_labels import label_tokens
 
 _ANSWER = "#D55E00"
-_COORDS = ("sample", "state", "token", "token_id", "token_text", "special", "valid", "answer")
+_COORDS = ("sample", "token", "token_id", "token_text", "special", "valid", "answer")
 _CAPTION_POINTS = 30.0
 
 
 def sample_map(result: xr.Dataset, name: str, sample: int | np.integer, maker: str) -> xr.Dataset:
     """The rows of one sample without its padding; ValueError where ``result`` is no map, or has no such sample."""
     require_names(result, (*_COORDS, name), "the result", maker)
-    require_dims(result[name], ("sample", "state", "token"), name, maker)
+    require_dims(result[name], ("sample", "layer" if "layer" in result[name].dims else "state", "token"), name, maker)
     held = list(result["sample"].values)
     if sample not in held:
         raise ValueError(f"the result has no sample {sample}; choose one of {', '.join(map(str, held))}.")
@@ -46,7 +46,7 @@ def draw_token_map(
         values, cmap=cmap, vmin=limits[0], vmax=limits[1], origin="lower", aspect="auto", interpolation="nearest"
     )
     ax.grid(False)
-    ax.set_ylabel("state (l: what enters layer l)")
+    ax.set_ylabel("layer" if "layer" in rows.dims else "state (l: what enters layer l)")
     ax.yaxis.set_major_locator(whole_numbers())
     _colorbar(ax, image, values, colorbar)
     first = n_tokens - int(rows["answer"].sum())

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -14,7 +14,8 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import ScaledTranslation
 
-from lacscope.dataset import PHASES, rule_of, validate
+from lacscope.analyses.voids import resolve_voids
+from lacscope.dataset import PHASES, require_distinct_samples, rule_of, validate
 from lacscope.plots.style import POINTS_PER_INCH, SMALL, counted, legend_above, require_dims, whole_numbers
 from lacscope.plots.token_labels import label_tokens
 
@@ -25,7 +26,7 @@ BOUNDARY = "#D55E00"
 def plot_void_map(
     trace: xr.Dataset,
     void: xr.DataArray | None = None,
-    sample: int | np.integer = 0,
+    sample: int | np.integer | None = None,
     ax: Axes | None = None,
     *,
     tokens: slice | None = None,
@@ -34,9 +35,9 @@ def plot_void_map(
 
     Args:
         trace: a trace; the tokens' text, phase and sinks come from it.
-        void: bool mask (sample, layer, token), True at voids, as from :func:`lacscope.voids`; default: the
-            trace's own.
-        sample: the sample's value in the coordinate ``sample``.
+        void: mask (sample, layer, token) of voids, as from :func:`lacscope.voids`, or a bool one of your own; default:
+            the trace's own.
+        sample: the sample's value in the coordinate ``sample``; default: the first.
         ax: Axes to draw on; default: a new figure, sized for the tokens and layers.
         tokens: the tokens to show, as a slice of positions in the sample; default: all.
 
@@ -55,14 +56,16 @@ def plot_void_map(
     >>> ax.get_images()[0].get_array().shape
     (12, 10)
     """
-    validate(trace)
+    trace = validate(trace)
+    require_distinct_samples(trace)
     mask = _mask_of(trace, void)
+    sample = trace["sample"].values[0] if sample is None else sample
     index = _sample_index(trace, sample)
     shown = _positions(int(trace["valid"].values[index].sum()), tokens)
     rows = trace.isel(sample=index, token=shown)
     if ax is None:
         _, ax = plt.subplots(figsize=_figure_size(len(shown), trace.sizes["layer"]), layout="constrained")
-    _draw_cells(ax, mask.isel(sample=index, token=shown).transpose("layer", "token").values, shown)
+    _draw_cells(ax, mask.isel(sample=index, token=shown).transpose("layer", "token"), shown)
     _mark_phases(ax, rows["phase"].values, shown)
     _mark_sinks(ax, shown[rows["sink"].values])
     label_tokens(ax, rows, shown)
@@ -82,14 +85,14 @@ def _mask_of(trace: xr.Dataset, void: xr.DataArray | None) -> xr.DataArray:
             "the trace was made without a rule, so it has no voids of its own: "
             "pass void=lacscope.voids(trace, alpha=0.8)."
         )
-    mask = trace["void"] if void is None else void
+    mask = resolve_voids(trace, void)
     require_dims(mask, ("sample", "layer", "token"), "void", "lacscope.voids(trace, alpha=0.8)")
-    sizes = {dim: mask.sizes[dim] for dim in ("sample", "layer", "token")}
-    wanted = {dim: trace.sizes[dim] for dim in sizes}
-    if sizes != wanted:
-        raise ValueError(f"'void' has sizes {sizes}, the trace {wanted}. Make the mask from this trace.")
-    if mask.dtype != bool:
-        raise ValueError(f"'void' has dtype {mask.dtype}, not bool: True marks a void.")
+    layers = trace["layer"].values
+    if (np.diff(layers) != 1).any():
+        raise ValueError(
+            f"the trace holds layers {', '.join(map(str, layers))}: a map shows neighbouring ones, such as "
+            "trace.isel(layer=slice(5, 10))."
+        )
     return mask
 
 
@@ -114,16 +117,17 @@ def _figure_size(n_tokens: int, n_layers: int) -> tuple[float, float]:
     return float(np.clip(1.6 + 0.17 * n_tokens, 5.0, 20.0)), float(np.clip(2.4 + 0.09 * n_layers, 3.2, 9.5))
 
 
-def _draw_cells(ax: Axes, void: Bool[np.ndarray, "layer token"], shown: Int[np.ndarray, " token"]) -> None:
+def _draw_cells(ax: Axes, void: xr.DataArray, shown: Int[np.ndarray, " token"]) -> None:
+    layers = void["layer"].values
     ax.imshow(
-        void,
+        void.values,
         cmap=ListedColormap([ACTIVE, VOID]),
         vmin=0,
         vmax=1,
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        extent=(shown[0] - 0.5, shown[-1] + 0.5, -0.5, len(void) - 0.5),
+        extent=(shown[0] - 0.5, shown[-1] + 0.5, layers[0] - 0.5, layers[-1] + 0.5),
     )
     ax.grid(False)
     ax.set_ylabel("layer")
@@ -175,7 +179,7 @@ def _chosen_by(trace: xr.Dataset, mask: xr.DataArray) -> str:
     alpha = mask["alpha"].item() if "alpha" in mask.coords else mask.attrs.get("alpha")
     if alpha is not None:
         return f"voids at alpha = {alpha:g}"
-    if "void" not in trace or not mask.equals(trace["void"]):
+    if "void" not in trace or not np.array_equal(mask.values, resolve_voids(trace, None).values):
         return "voids as given"
     rule = rule_of(trace)
     if not isinstance(rule, dict):

@@ -12,6 +12,7 @@ from lacscope.analyses.verdicts import verdict
 from lacscope.plots.table import PUBLISHED, PUBLISHED_SOURCE, results_table, to_markdown
 from lacscope.reproduction.figures import Figures
 from lacscope.reproduction.studies import Findings, Study
+from lacscope.shown import link, markdown
 from lacscope.tasks.mmlu_subjects import GROUPS
 from lacscope.tasks.registry import TASKS
 
@@ -38,7 +39,7 @@ def render(findings: Findings, figures: Figures, out: Path) -> str:
     """The report's text; ``figures`` are linked relative to ``out``."""
     models = ", ".join(dict.fromkeys(study.model for study in findings.studies))
     sections = [
-        f"# Void in Language Models, reproduced: {models}",
+        f"# Void in Language Models, reproduced: {markdown(models)}",
         "Written by `lacscope reproduce` from the shards under `runs/`. Source of the method: arXiv 2505.14467.",
         "## What was run",
         to_markdown(pd.DataFrame([_setting(study) for study in findings.studies])),
@@ -74,11 +75,17 @@ def _setting(study: Study) -> dict[str, object]:
 
 
 def _verdicts(findings: Findings) -> Iterator[str]:
-    comparisons, null = findings.comparisons, findings.null
+    comparisons, null = findings.comparisons, _escaped(findings.null)
     for study in findings.studies:
-        here = _rows(comparisons, study)
-        yield f"### {study.model}, {study.task} ({study.style})"
+        here = _escaped(_rows(comparisons, study))
+        yield f"### {markdown(study.model)}, {markdown(study.task)} ({markdown(study.style)})"
         yield "\n".join(f"- {sentence}" for sentence in verdict(here, null if len(null) else None))
+
+
+def _escaped(table: pd.DataFrame) -> pd.DataFrame:
+    """The table, whose names sentences of Markdown can be made of."""
+    names = [name for name in ("model", "task", "style") if name in table]
+    return table.assign(**{name: table[name].map(markdown) for name in names})
 
 
 def _rows(table: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -87,13 +94,13 @@ def _rows(table: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def _benchmark(findings: Findings, figures: Figures, out: Path, task: str, style: str) -> Iterator[str]:
-    yield f"## {task} ({style} prompts)"
+    yield f"## {markdown(task)} ({markdown(style)} prompts)"
     if task in TASKS:
         yield f"Source: {TASKS[task].source} ({TASKS[task].licence})."
     yield _image(figures, out, "", task, style, "accuracy")
     yield _image(figures, out, "", task, style, "continuous")
     for study in findings.of(task, style):
-        yield f"### {task}, {study.model}"
+        yield f"### {markdown(task)}, {markdown(study.model)}"
         yield from _study(findings, figures, out, study)
 
 
@@ -175,4 +182,4 @@ def _phases_in_words(matched: pd.DataFrame) -> str:
 
 def _image(figures: Figures, out: Path, model: str, task: str, style: str, name: str) -> str:
     path = figures[model, task, style, name]
-    return f"![{task} {model} {name}]({path.relative_to(out).as_posix()})"
+    return f"![{markdown(f'{task} {model} {name}')}]({link(path.relative_to(out).as_posix())})"

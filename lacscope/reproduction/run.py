@@ -1,7 +1,7 @@
 """The paper's experiment on one model and one benchmark: its sweep, the controls it lacks, all shards kept."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +85,10 @@ def reproduce(
     write_atomically(run.folder / "parts.json", (json.dumps(named, indent=1, sort_keys=True) + "\n").encode())
 
 
+def _as_json(options: Mapping[str, Any]) -> str:
+    return json.dumps(dict(options), sort_keys=True, default=str) if options else ""
+
+
 def _some(read: Sequence[ReadQuestion], limit: int | None, seed: int) -> list[ReadQuestion]:
     """A seeded subset of the questions asked, in their order; smaller limits give subsets of larger ones."""
     by_sample = sorted(read, key=lambda one: one.question.sample)
@@ -132,6 +136,7 @@ class _Run:
             shots=settings.shots,
             data_seed=settings.seed,
             keep_text=settings.keep_text,
+            chat_template_kwargs=_as_json(settings.chat_template_kwargs),
             **generation,
         )
         store = Store(self.folder / f"{name}-{spec.id}", spec)

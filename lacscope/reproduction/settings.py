@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lacscope.analyses.comparisons import PRIMARY_ALPHA
+from lacscope.arguments import did_you_mean, flag, listed, one_of, whole_number, whole_number_or_none, whole_numbers
+from lacscope.options import check_sampling
 from lacscope.sweep.parts import EFFECTS_SWEPT
 from lacscope.sweep.spec import ConditionEffect
-from lacscope.tasks.base import Question, Row, Task
+from lacscope.tasks.base import Question, Row, Task, asked_with
 from lacscope.tasks.data import read_rows
 from lacscope.tasks.selection import choose
+from lacscope.thresholds import check_alphas
 
 STYLES = ("paper", "plain")
 
@@ -37,6 +40,10 @@ class ReproductionSettings:
         batch_size, shard_size: how the work is cut; both part of a run's id.
         keep_text: keep the generated texts, which may quote the benchmark's; a private task's are never kept.
         keep_traces: also save the traces of all tokens.
+        chat_template_kwargs: options of the chat template, such as ``{"enable_thinking": False}``.
+
+    Raises:
+        ValueError: a setting that no run could have, when it is made.
     """
 
     alphas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -59,18 +66,44 @@ class ReproductionSettings:
     shard_size: int = 32
     keep_text: bool = True
     keep_traces: bool = False
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for effect in self.effects:
-            if effect not in EFFECTS_SWEPT:
-                raise ValueError(f"unknown effect {effect!r} to reproduce; choose from {', '.join(EFFECTS_SWEPT)}.")
-        if self.style not in STYLES:
-            raise ValueError(f"unknown style {self.style!r}; choose one of {', '.join(map(repr, STYLES))}.")
+        self._check_sweep()
+        self._check_counts()
         missing = [alpha for alphas in self.controls.values() for alpha in alphas if alpha not in self.alphas]
         if missing:
             raise ValueError(
                 f"the controls at alpha {missing[0]:g} need the sweep's own run there: add it to alphas {self.alphas}."
             )
+
+    def _check_sweep(self) -> None:
+        for effect in listed("effects", self.effects, "effects"):
+            if effect not in EFFECTS_SWEPT:
+                raise ValueError(
+                    f"unknown effect {effect!r} to reproduce; choose from {', '.join(EFFECTS_SWEPT)}."
+                    f"{did_you_mean(effect, EFFECTS_SWEPT)}"
+                )
+        one_of("style", self.style, STYLES)
+        check_alphas("alphas", self.alphas, least=1)
+        check_alphas("generate_alphas", self.generate_alphas)
+        if not isinstance(self.control_alphas, Mapping):
+            raise ValueError(f"control_alphas must be {{effect: alphas}}, got {self.control_alphas!r:.80}.")
+        for effect, alphas in self.control_alphas.items():
+            one_of("effect of control_alphas", effect, EFFECTS_SWEPT)
+            check_alphas(f"control_alphas[{effect!r}]", alphas)
+        whole_numbers("control_seeds", self.control_seeds, distinct=True)
+
+    def _check_counts(self) -> None:
+        for name in ("limit", "generate_limit", "control_limit"):
+            whole_number_or_none(name, getattr(self, name), least=1)
+        for name, least in (("shots", 0), ("seed", 0), ("max_new_tokens", 1), ("batch_size", 1), ("shard_size", 1)):
+            whole_number(name, getattr(self, name), least=least)
+        check_sampling(self.temperature, self.top_p)
+        flag("keep_text", self.keep_text)
+        flag("keep_traces", self.keep_traces)
+        if not isinstance(self.chat_template_kwargs, Mapping):
+            raise ValueError(f"chat_template_kwargs must be {{name: value}}, got {self.chat_template_kwargs!r:.80}.")
 
     @property
     def controls(self) -> dict[str, tuple[float, ...]]:
@@ -90,7 +123,8 @@ def load_questions(
     rows = read_rows(task, data)
     shots = _first_of_each(read_rows(task, shots_data, shots=True), settings.shots, task) if settings.shots else []
     chosen = choose(rows, settings.limit, settings.seed, task.group_by)
-    return task.questions([rows[i] for i in chosen], style_of(task, settings), seed=settings.seed, shots=shots)
+    made = task.questions([rows[i] for i in chosen], style_of(task, settings), seed=settings.seed, shots=shots)
+    return asked_with(made, settings.chat_template_kwargs)
 
 
 def style_of(task: Task, settings: ReproductionSettings) -> str:

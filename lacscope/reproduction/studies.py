@@ -1,6 +1,7 @@
 """What a folder of runs shows: tables, figures and a report, from the shards alone. No model, no torch."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from lacscope.analyses.verdicts import verdict
 from lacscope.sweep.spec import SweepSpec
 from lacscope.sweep.store import Store, StoreError, read_spec
 from lacscope.tasks.registry import TASKS
+
+PARTS = ("choice", "controls", "generated")
 
 
 @dataclass(frozen=True)
@@ -107,20 +110,57 @@ def open_studies(out: Path) -> list[Study]:
     studies = []
     for listed in sorted(Path(out).glob("runs/*/*/parts.json")):
         stores = {}
-        for name, folder in json.loads(listed.read_text(encoding="utf-8")).items():
+        for name, folder in _parts_of(listed).items():
             spec = read_spec(listed.parent / folder)
             store = Store(listed.parent / folder, spec)
-            missing = spec.n_shards - len(store.done())
+            missing = sorted(set(range(spec.n_shards)) - store.done())
             if missing:
                 raise StoreError(
-                    f"{store.folder}: {missing} of {spec.n_shards} shards are missing or damaged. Run the command that "
-                    "made it again: it does those alone."
+                    f"{store.folder}: {len(missing)} of {spec.n_shards} shards are missing or damaged, among them "
+                    f"shard-{missing[0]:05d}. Run the command that made it again: it does those alone."
                 )
             stores[name] = store
         studies.append(Study(listed.parent, stores))
     if not studies:
+        written, begun = shards_on_disk(out)
+        if begun:
+            raise StoreError(
+                f"{out} holds no finished run yet: {written} of {begun} shards of the parts begun are there. Run the "
+                "`lacscope reproduce` command that made them again: it goes on from there."
+            )
         raise StoreError(f"{out} holds no finished run: `lacscope reproduce --out {out}` makes them.")
     return studies
+
+
+def _parts_of(listed: Path) -> dict[str, str]:
+    """Each part's folder, as ``parts.json`` says; where it is damaged, as the folders beside it leave no doubt.
+
+    Raises:
+        StoreError: it is damaged, and several runs lie beside it.
+    """
+    beside = {name: [at.name for at in sorted(listed.parent.glob(f"{name}-*/"))] for name in PARTS}
+    with suppress(OSError, ValueError, RecursionError):
+        named = json.loads(listed.read_text(encoding="utf-8"))
+        if isinstance(named, dict) and "choice" in named and all(at in beside.get(k, ()) for k, at in named.items()):
+            return named
+    if len(beside["choice"]) != 1 or any(len(folders) > 1 for folders in beside.values()):
+        raise StoreError(
+            f"{listed} is damaged: it does not name the parts of a run, and of those beside it "
+            f"({', '.join(at for folders in beside.values() for at in folders) or 'none'}) it cannot be told which "
+            "belong together. Run the `lacscope reproduce` command that made it again: it writes it anew and does no "
+            "finished shard again."
+        )
+    return {name: folders[0] for name, folders in beside.items() if folders}
+
+
+def shards_on_disk(out: Path) -> tuple[int, int]:
+    """How many shards are written, and how many there are, of all parts that were begun under ``out/runs``."""
+    written = total = 0
+    for described in Path(out).glob("runs/*/*/*/spec.json"):
+        with suppress(StoreError):
+            total += read_spec(described.parent).n_shards
+            written += len(list(described.parent.glob("shard-[0-9]*[0-9].json")))
+    return written, total
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from lacscope.atomic import write_atomically
 from lacscope.reproduction.figures import save_reproduction_figures
 from lacscope.reproduction.report import render
 from lacscope.reproduction.studies import Findings, open_studies
+from lacscope.shown import csv
 
 
 def write_reproduction(out: Path) -> Path:
@@ -41,4 +42,4 @@ def _write_tables(findings: Findings, out: Path) -> None:
     write_atomically(out / "scores.parquet", findings.scores.to_parquet(None, index=False, compression="zstd"))
     for name, table in tables.items():
         if not table.empty:
-            write_atomically(out / f"{name}.csv", table.to_csv(index=False).encode())
+            write_atomically(out / f"{name}.csv", csv(table))

@@ -7,14 +7,15 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 from jaxtyping import Bool
 from torch import Tensor
 
+from lacscope.arguments import one_of
+from lacscope.options import EFFECTS as EFFECTS
+from lacscope.options import Effect as Effect
 from lacscope.rules.scope import EVERYWHERE, Scope
 from lacscope.rules.view import UNITS, LayerView, Unit
 
-Effect = Literal["observe", "readout", "bypass"]
 Decides = Literal["before", "after"]
 Grain = Literal["static", "sequence", "token"]
 
-EFFECTS: tuple[Effect, ...] = get_args(Effect)
 NEEDS = ("phase", "position", "valid", "sample", "head")
 
 
@@ -79,8 +80,7 @@ def needs_of(rule: HaltingRule) -> frozenset[str]:
 
 def check_unit(unit: str) -> None:
     """Raise ValueError for a unit that there is not."""
-    if unit not in UNITS:
-        raise ValueError(f"unknown unit {unit!r}; choose one of {', '.join(map(repr, UNITS))}.")
+    one_of("unit", unit, UNITS)
 
 
 def why_unsupported(unit: Unit, effect: Effect) -> str | None:
@@ -96,8 +96,7 @@ def why_unsupported(unit: Unit, effect: Effect) -> str | None:
 
 def check_effect(rule: HaltingRule | None, effect: str) -> None:
     """Raise where the effect is unknown, or where this rule cannot have it; the message says why."""
-    if effect not in EFFECTS:
-        raise ValueError(f"unknown effect {effect!r}; choose one of {', '.join(map(repr, EFFECTS))}.")
+    one_of("effect", effect, EFFECTS)
     if rule is None:
         if effect != "observe":
             raise ValueError(

@@ -13,6 +13,9 @@ import xarray as xr
 from jaxtyping import Bool
 from torch import Tensor
 
+from lacscope.dataset import require_distinct_samples
+from lacscope.masks import ACTIVE, flags_of
+from lacscope.normalised import label_values
 from lacscope.rules.base import Decides, Grain, check_unit
 from lacscope.rules.scope import EVERYWHERE, Scope
 from lacscope.rules.view import LayerView, Unit
@@ -75,24 +78,31 @@ class GivenVoids:
     ) -> "GivenVoids":
         """The rule of a mask with dimensions (sample, layer, token), such as a trace's ``void``, or of a mapping.
 
-        Where the mask has the coordinate ``valid`` each sample's ends with its last valid token.
+        Where the mask has the coordinate ``valid`` each sample's ends with its last valid token. A mask of one sample,
+        selected as ``isel(sample=0)``, is that sample's.
 
         >>> GivenVoids.of(xr.DataArray(np.zeros((2, 3, 4), bool), dims=("sample", "layer", "token"))).masks[1].shape
         (3, 4)
         """
         if not isinstance(masks, xr.DataArray):
             return cls(masks, unit, scope=scope)
+        if "sample" not in masks.dims and "sample" in masks.coords:
+            masks = masks.expand_dims("sample")
         if set(masks.dims) != {"sample", "layer", "token"}:
             raise ValueError(
                 f"the mask has dimensions {masks.dims}, not sample, layer and token. Take one rule or alpha of "
                 "several with .isel(rule=0)."
             )
+        if masks.name == ACTIVE:
+            raise ValueError("this mask is 1 where a layer is active: give the voids themselves, not ~voids.")
+        require_distinct_samples(masks)
         given = masks.transpose("sample", "layer", "token")
-        lengths = np.full(given.sizes["sample"], given.sizes["token"])
+        void, known = flags_of(given).values, given.notnull().all("layer")
         if "valid" in given.coords:
-            lengths = given["valid"].transpose("sample", "token").values.sum(axis=1)
+            known = known & label_values(given["valid"].values, False)
+        lengths = known.transpose("sample", "token").values.sum(axis=1)
         ids = given["sample"].values.tolist()
-        return cls({i: given.values[row][:, : lengths[row]] for row, i in enumerate(ids)}, unit, scope=scope)
+        return cls({i: void[row][:, : lengths[row]] for row, i in enumerate(ids)}, unit, scope=scope)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GivenVoids) and (self.sha256, self.scope) == (other.sha256, other.scope)
@@ -131,7 +141,7 @@ class GivenVoids:
                     "(tokens count from 0). Give a mask for all that is read, or generate less."
                 )
             void[:, row, real] = mask[:, positions[row, real]]
-        return torch.from_numpy(void)
+        return torch.from_numpy(void).to(view.device)
 
     def _of_sample(self, sample: int, n_layers: int) -> Bool[np.ndarray, "layer token"]:
         mask = self.masks.get(sample)

@@ -88,13 +88,18 @@ class PromptDecided:
         """Count, at the prompt's tokens, those for which the layer would have been active."""
         assert view.decode is not None
         assert view.valid is not None
-        prompt = view.valid & ~view.decode
-        if not bool(prompt.any()):
+        if "prompt" not in pass_state:
+            prompt = view.valid & ~view.decode
+            # Once a pass: a GPU that is asked is waited for.
+            pass_state["prompt"] = prompt if bool(prompt.any()) else None
+        if pass_state["prompt"] is None:
             return
+        prompt = pass_state["prompt"].to(view.device)
+        run_state.pop("skipped", None)
         if "inner" not in pass_state:
             pass_state["inner"] = RuleInPass(self.inner, run_state.setdefault("inner", {}))
         active = ~pass_state["inner"].voids(view)
-        counts = torch.stack([(active & prompt).sum(-1), prompt.sum(-1)]).cpu()
+        counts = torch.stack([(active & prompt).sum(-1), prompt.sum(-1)])
         # A prompt may be read in several passes.
         before = run_state.setdefault("counts", {})
         before[view.layer] = before[view.layer] + counts if view.layer in before else counts
@@ -106,18 +111,22 @@ class PromptDecided:
         assert view.valid is not None
         if "skipped" not in pass_state:
             reading = (view.decode & view.valid).any(-1)
-            if bool((reading & (~view.decode & view.valid).any(-1)).any()):
+            mixed = reading & (~view.decode & view.valid).any(-1)
+            any_reading, any_mixed = torch.stack([reading.any(), mixed.any()]).tolist()
+            if any_mixed:
                 raise ValueError(
                     f"{self!r} is given a prompt and its answer in one pass: what the prompt used is known only once "
                     "it has been read. Generate the answer, or read the prompt in a pass of its own."
                 )
-            pass_state["skipped"] = self._skipped(view, run_state) if bool(reading.any()) else None
+            if any_reading and "skipped" not in run_state:
+                run_state["skipped"] = self._skipped(view, run_state).to(view.device)
+            pass_state["skipped"] = run_state["skipped"] if any_reading else None
         if pass_state["skipped"] is None:
             return torch.zeros_like(view.decode)
         return pass_state["skipped"][view.layer].to(view.device).unsqueeze(-1) & view.decode
 
     def _skipped(self, view: LayerView, run_state: dict[str, Any]) -> Bool[Tensor, "layer batch"]:
-        counts = run_state.get("counts", {})
+        counts = {layer: found.cpu() for layer, found in run_state.get("counts", {}).items()}
         if not counts:
             raise ValueError(f"{self!r} decodes in a run whose prompt it has not seen: read the prompt under it too.")
         # Under a plan not every layer ran.

@@ -62,7 +62,7 @@ class RandomLayers:
         self, view: LayerView, pass_state: dict[str, Any], run_state: dict[str, Any]
     ) -> Bool[Tensor, "batch pos"]:
         if "void" not in pass_state:
-            pass_state["void"] = torch.from_numpy(self._drawn(view))
+            pass_state["void"] = torch.from_numpy(self._drawn(view)).to(view.device)
         return pass_state["void"][view.layer].to(view.device).expand(view.shape)
 
     def _drawn(self, view: LayerView) -> Bool[np.ndarray, "layer row token"]:
@@ -148,7 +148,7 @@ class RandomTokens:
         self, view: LayerView, pass_state: dict[str, Any], run_state: dict[str, Any]
     ) -> Bool[Tensor, "batch pos"]:
         if "void" not in pass_state:
-            pass_state["void"] = torch.from_numpy(self._drawn(view))
+            pass_state["void"] = torch.from_numpy(self._drawn(view)).to(view.device)
         return pass_state["void"][view.layer].to(view.device)
 
     def _drawn(self, view: LayerView) -> Bool[np.ndarray, "layer row token"]:

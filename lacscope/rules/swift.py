@@ -127,7 +127,7 @@ class SWIFT:
 
             def share_that_stays(chosen: Bool[np.ndarray, " sublayer"]) -> float:
                 with registered([(points[i], _zero) for i in np.flatnonzero(chosen)]):
-                    return float((_choices(adapter, rows) == full).double().mean())
+                    return int((_choices(adapter, rows) == full).sum()) / len(full)
 
             found = search_set(
                 share_that_stays,
@@ -146,11 +146,15 @@ class SWIFT:
 def _token_ids(adapter: Adapter, data: Any) -> list[list[int]]:
     if isinstance(data, str) or not isinstance(data, Sequence) or len(data) == 0:
         raise ValueError(f"data must be a list of contexts, texts or lists of token ids; got {data!r:.80}.")
-    texts = [adapter.model.to_tokens(row, truncate=False)[0].tolist() if isinstance(row, str) else row for row in data]
+    texts = [_read_text(adapter, row) if isinstance(row, str) else row for row in data]
     rows = [[int(i) for i in row] for row in texts]
     if not all(rows):
         raise ValueError(f"context {[bool(row) for row in rows].index(False)} has no tokens.")
     return rows
+
+
+def _read_text(adapter: Adapter, text: str) -> list[int]:
+    return adapter.model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
 
 
 def _choices(adapter: Adapter, rows: list[list[int]]) -> Int[Tensor, " token"]:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from lacscope.analyses.depth import skippable_compute
 from lacscope.analyses.usage import token_usage
+from lacscope.analyses.voids import resolve_voids
 from lacscope.dataset import PHASES, cost_of
 
 Columns = dict[str, list[object]]
@@ -18,6 +19,7 @@ def usage_columns(trace: xr.Dataset, void: xr.DataArray, effect: str) -> Columns
     Counts are kept by layer, so that any usage, pooled or per sample, can be had from them.
     """
     valid = trace["valid"].values
+    void = resolve_voids(trace, void)
     active = ~void.transpose("sample", "layer", "token").values & valid[:, None]
     groups = {phase: valid & (trace["phase"].values == phase) for phase in PHASES}
     groups["sink"] = trace["sink"].values & groups["prefill"]
@@ -58,7 +60,7 @@ def scored_positions(trace: xr.Dataset) -> Bool[np.ndarray, "sample token"]:
 def early_exits(void: xr.DataArray, scored: Bool[np.ndarray, "sample token"]) -> Int[np.ndarray, " sample"]:
     """How many scored positions exit before the last block: a readout changes these alone."""
     last = void.transpose("sample", "layer", "token").values[:, -1]
-    return (last & scored).sum(-1)
+    return ((last == 1) & scored).sum(-1)
 
 
 def norm_rows(trace: xr.Dataset) -> pd.DataFrame:

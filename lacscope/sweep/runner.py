@@ -1,6 +1,5 @@
 """Runs a sweep shard by shard, skipping what is done; shares the shards among processes."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from lacscope.adapters import adapt
+from lacscope.analyses.tokens import token_classes
 from lacscope.atomic import write_atomically
 from lacscope.dataset import installed_versions, save_trace
 from lacscope.facts import quantization
@@ -18,6 +18,7 @@ from lacscope.sweep.scoring import score_shard
 from lacscope.sweep.spec import FULL, Condition, Scoring, SweepSpec
 from lacscope.sweep.store import Store
 from lacscope.tasks.base import Task
+from lacscope.withheld import fingerprint, without_text
 
 
 @dataclass(frozen=True)
@@ -164,11 +165,8 @@ def _trace_writer(shard: Path, part: Sequence[ReadQuestion], hidden: bool) -> Ca
 
 
 def _without_text(made: xr.Dataset, part: Sequence[ReadQuestion]) -> xr.Dataset:
-    """The trace without what was read and written; each row says which prompt by its sha256."""
-    by_prompt = {tuple(one.prompt): hashlib.sha256(one.question.prompt.encode()).hexdigest() for one in part}
+    """The trace without what was read and written; each row says which prompt by its sha256, each token its class."""
+    by_prompt = {tuple(one.prompt): fingerprint(one.question.prompt) for one in part}
     ids, prefill = made["token_id"].values, (made["phase"] == "prefill").values
     digests = [by_prompt[tuple(int(i) for i in row[here])] for row, here in zip(ids, prefill, strict=True)]
-    hidden = made.copy()
-    for name, value in (("token_id", -1), ("next_token_id", -1), ("token_text", "")):
-        hidden[name] = xr.full_like(made[name], value)
-    return hidden.assign_coords(prompt_sha256=("sample", digests))
+    return without_text(made.assign(token_class=token_classes(made))).assign_coords(prompt_sha256=("sample", digests))

@@ -12,12 +12,13 @@ from scipy.special import log_softmax
 
 from lacscope.analyses.phases import cell_counts
 from lacscope.analyses.voids import voids
-from lacscope.questions import ReadQuestion, single_token
+from lacscope.questions import ReadQuestion, read_answers, single_token
 from lacscope.run import trace
 from lacscope.sweep.conditions import ROW_STRIDE, lac_rule, rule_of_condition
 from lacscope.sweep.reduce import early_exits, norm_rows, scored_positions, usage_columns
 from lacscope.sweep.spec import FULL, Condition, SweepSpec
 from lacscope.tasks.base import Task
+from lacscope.tasks.thoughts import thought_in
 
 Keep = Callable[[str, xr.Dataset], None]
 Rows = TypeVar("Rows", xr.Dataset, xr.DataArray)
@@ -186,6 +187,7 @@ class _ChoiceScoring:
             "scored": scored,
             "early": early,
             "n_tokens": 0,
+            "thought": "",
             "text": "",
             **usage_columns(of_right, void_of_right, condition.effect),
         }
@@ -259,10 +261,9 @@ class _GeneratedScoring:
     def columns(self, condition: Condition, made: xr.Dataset, void: xr.DataArray) -> dict[str, Any]:
         task, read = self.shard.task, self.shard.read
         log_probs = log_softmax(made["logits"].values.astype(np.float64), axis=-1)
-        tokenizer = self.shard.model.tokenizer
         produced = [[int(t) for t in row if t >= 0] for row in made["next_token_id"].values]
-        texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in produced]
-        parsed = [task.parse(text, r.question) for text, r in zip(texts, read, strict=True)]
+        answers = read_answers(self.shard.model.tokenizer, read, produced)
+        parsed = [task.parse(answer.whole, r.question) for answer, r in zip(answers, read, strict=True)]
         if condition == FULL:
             self.full_parsed, self.full_logits = parsed, log_probs
         assert self.full_parsed is not None
@@ -282,6 +283,7 @@ class _GeneratedScoring:
             "scored": scored.sum(-1),
             "early": early_exits(void, scored),
             "n_tokens": [len(ids) for ids in produced],
-            "text": texts if self.shard.spec.keep_text and not task.private else "",
+            "thought": [thought_in(answer.whole) for answer in answers],
+            "text": [answer.text for answer in answers] if self.shard.spec.keep_text and not task.private else "",
             **usage_columns(made, void, condition.effect),
         }

@@ -7,6 +7,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lacscope.arguments import did_you_mean, whole_number
+from lacscope.options import check_sampling
+from lacscope.thresholds import check_alpha, check_alphas
+
 CONTROLS_OF = {
     "readout": ("permuted_exits", "constant_exit", "norm_null"),
     "bypass": ("random_layers", "random_tokens", "lowest_usage", "last_layers", "norm_null"),
@@ -41,11 +45,15 @@ class Condition:
     def __post_init__(self) -> None:
         known = {"none": ("full",), "observe": ("lac",), **{e: ("lac", *c) for e, c in CONTROLS_OF.items()}}
         if self.effect not in known:
-            raise ValueError(f"unknown effect {self.effect!r}; choose one of {', '.join(known)}.")
+            raise ValueError(
+                f"unknown effect {self.effect!r}; choose one of {', '.join(known)}.{did_you_mean(self.effect, known)}"
+            )
         if self.rule not in known[self.effect]:
             raise ValueError(
                 f"rule {self.rule!r} cannot go with effect {self.effect!r}; it takes {', '.join(known[self.effect])}."
             )
+        if self.alpha is not None:
+            check_alpha(self.alpha)
         if (self.alpha is None) != (self.rule == "full"):
             raise ValueError(f"alpha={self.alpha!r} with rule {self.rule!r}: every rule but 'full' has an alpha.")
         if (self.seed >= 0) != (self.rule in RANDOM_CONTROLS):
@@ -72,7 +80,8 @@ class SweepSpec:
 
     The batches a sample is read in are a function of this (never of how many processes share the work), so
     equal specifications give equal results; :attr:`id` is a hash over it. ``model``, ``style``, ``shots``,
-    ``data_seed``, ``keep_text`` and ``quantization`` describe and are not hashed: the weights and the token ids are.
+    ``data_seed``, ``keep_text``, ``quantization`` and ``chat_template_kwargs`` describe and are not hashed: the weights
+    and the token ids are.
 
     Args:
         model: label of the model.
@@ -91,6 +100,7 @@ class SweepSpec:
         phase_alphas: alphas whose usage is also counted by token class, position and surprisal.
         keep_text: whether generated texts are kept; of a private task they never are.
         quantization: what the weights are quantised to (:func:`lacscope.facts.quantization`); "" where they are not.
+        chat_template_kwargs: options of the chat template, as JSON; "" for none.
         versions: of the packages that can change a number.
     """
 
@@ -115,6 +125,7 @@ class SweepSpec:
     data_seed: int = field(default=0, metadata={"hashed": False})
     keep_text: bool = field(default=True, metadata={"hashed": False})
     quantization: str = field(default="", metadata={"hashed": False})
+    chat_template_kwargs: str = field(default="", metadata={"hashed": False})
     versions: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -126,8 +137,10 @@ class SweepSpec:
             raise ValueError("a sweep needs the full model, its baseline: add FULL to the conditions.")
         if len(set(self.conditions)) != len(self.conditions):
             raise ValueError("a sweep's conditions must differ from one another.")
-        if self.batch_size < 1 or self.shard_size < 1:
-            raise ValueError(f"batch_size and shard_size must be at least 1, got {self.batch_size}, {self.shard_size}.")
+        for name, least in (("batch_size", 1), ("shard_size", 1), ("max_new_tokens", 0), ("seed", 0), ("shots", 0)):
+            whole_number(name, getattr(self, name), least=least)
+        check_sampling(self.temperature, self.top_p)
+        check_alphas("phase_alphas", self.phase_alphas)
         if (self.scoring == "generated") != (self.max_new_tokens > 0):
             raise ValueError(
                 f"scoring {self.scoring!r} with max_new_tokens={self.max_new_tokens}: it goes with generation alone."

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,10 @@ from lacscope.atomic import write_atomically
 from lacscope.sweep.spec import SweepSpec
 
 Tables = Mapping[str, pd.DataFrame]
+
+
+# What reading a JSON of ours can raise where it is truncated, binary, edited or of other types.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class StoreError(ValueError):
@@ -27,7 +32,8 @@ class Store:
 
     Args:
         folder: made if it is not there; holds ``spec.json`` and the shards.
-        spec: what is computed. A folder that holds another specification is refused.
+        spec: what is computed. A folder that holds another specification is refused; one whose ``spec.json`` is
+            damaged gets it anew, and its shards are kept, whose markers say by themselves what they are of.
 
     Raises:
         StoreError: the folder belongs to another specification.
@@ -36,15 +42,25 @@ class Store:
     def __init__(self, folder: Path, spec: SweepSpec) -> None:
         self.folder, self.spec = Path(folder), spec
         self.folder.mkdir(parents=True, exist_ok=True)
-        described = self.folder / "spec.json"
-        if described.exists():
-            found = read_spec(self.folder)
-            if found.id != spec.id:
-                raise StoreError(
-                    f"{self.folder} holds run {found.id}, not {spec.id}: its specification differs. Use another folder."
-                )
-        else:
-            write_atomically(described, spec.to_json().encode())
+        others = self._ids_found() - {spec.id}
+        if others:
+            raise StoreError(
+                f"{self.folder} holds run {min(others)}, not {spec.id}: its specification differs. Use another folder."
+            )
+        with suppress(StoreError):
+            read_spec(self.folder)
+            return
+        write_atomically(self.folder / "spec.json", spec.to_json().encode())
+
+    def _ids_found(self) -> set[str]:
+        """Of the specification that is there; where it is missing or damaged, of the shards."""
+        with suppress(StoreError):
+            return {read_spec(self.folder).id}
+        found = set()
+        for marker in self.folder.glob("shard-*.json"):
+            with suppress(*_UNREADABLE):
+                found.add(str(json.loads(marker.read_text(encoding="utf-8"))["id"]))
+        return found
 
     def done(self) -> set[int]:
         """Shards that are whole."""
@@ -60,7 +76,7 @@ class Store:
                 hashlib.sha256((self.folder / name).read_bytes()).hexdigest() == digest
                 for name, digest in marker["files"].items()
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except _UNREADABLE:
             return False
 
     def write(self, index: int, tables: Tables) -> None:
@@ -92,5 +108,8 @@ def read_spec(folder: Path) -> SweepSpec:
     path = Path(folder) / "spec.json"
     try:
         return SweepSpec.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is not a sweep's specification: {error}") from error
+    except _UNREADABLE as error:
+        raise StoreError(
+            f"{path} is not a sweep's specification ({type(error).__name__}: {str(error)[:200]}): it is missing or "
+            "damaged. Run the `lacscope reproduce` command that made it again: it writes it anew and keeps the shards."
+        ) from error

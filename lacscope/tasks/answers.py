@@ -2,7 +2,7 @@
 
 Every parser gives None for an answer it cannot read; such an answer is counted as wrong, and apart.
 An explicit statement ("the answer is B") wins over everything before it. An option that is only ruled out
-("not B", "B is wrong") is not named.
+("not B", "B is wrong") is not named. What stands in a thought (``<think>...</think>``) is no part of the answer.
 """
 
 import re
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from lacscope.tasks.letters import LETTERS
 from lacscope.tasks.marks import typed, without_marks
+from lacscope.tasks.thoughts import without_thoughts
 
 # A letter counts when it stands alone; what follows must not make it an article or part of a word ("A good", "X-ray").
 _CONNECTIVES = (
@@ -85,7 +86,7 @@ def parse_letter(text: str, n_options: int, options: Sequence[str] = ()) -> int 
     >>> parse_letter("It must be the heron.", 2, ["a stone", "the heron"])
     1
     """
-    known = LETTERS[:n_options]
+    known, text = LETTERS[:n_options], without_thoughts(text)
     plain = without_marks(text)
     for index, option in enumerate(map(without_marks, options)):
         # Its letter and its text ("A Paris", "C. (A) and (B)"): whatever the text is like, it is named.
@@ -126,7 +127,7 @@ def parse_option(text: str, options: Sequence[str]) -> int | None:
     1
     """
     wanted = [_bare(option) for option in options]
-    rest, found = _bare(text), []
+    rest, found = _bare(without_thoughts(text)), []
     for option in sorted(filter(None, set(wanted)), key=lambda option: (-len(option), option)):
         # Not inside a word or a number: 1 is not named by 12, by 1.5 or by -1.
         pattern = rf"(?<![\w.-]){re.escape(option)}(?!\w|[.,]\d)"
@@ -142,7 +143,7 @@ def parse_boolean(text: str) -> bool | None:
     >>> parse_boolean("False, because it sank."), parse_boolean("**Yes**"), parse_boolean("True/False")
     (False, True, None)
     """
-    plain = _BOOLEAN_ECHO.sub(" ", without_marks(text))
+    plain = _BOOLEAN_ECHO.sub(" ", without_marks(without_thoughts(text)))
     plain = re.sub(r"(?i)(?:\bnot|n't)\s+(true|false)\b", lambda found: f" {not _TRUTH[found[1].lower()]}", plain)
     stated = list(_BOOLEAN_STATED.finditer(plain))
     if stated:
@@ -163,7 +164,7 @@ def parse_number(text: str) -> str | None:
     >>> parse_number("9 at $2 make $1,018.50."), parse_number("#### 18\\n\\nA farmer has 3"), parse_number("?")
     ('1018.5', '18', None)
     """
-    text = typed(text)
+    text = typed(without_thoughts(text))
     _, mark, rest = text.partition("####")
     if mark and (after := _NUMBER.search(rest)):
         return _plain_number(after)
@@ -185,7 +186,7 @@ def first_word(text: str) -> str | None:
     >>> first_word(' "well-worn," he said')
     'well-worn'
     """
-    found = re.search(r"[^\W_]+(?:['-][^\W_]+)*", typed(text))
+    found = re.search(r"[^\W_]+(?:['-][^\W_]+)*", typed(without_thoughts(text)))
     return found[0] if found else None
 
 

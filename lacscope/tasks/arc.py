@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lacscope.tasks.base import HubSource, OptionAnswers, Question, Row, check_request, numbered
-from lacscope.tasks.fields import FieldError, id_of, index_of, parse_literal, text_of, texts_of
+from lacscope.tasks.fields import FieldError, code_of, id_of, index_of, parse_literal, text_of, texts_of
 from lacscope.tasks.letters import letters
 from lacscope.tasks.templates import plain_options
 
@@ -32,7 +32,7 @@ class Arc(OptionAnswers):
         """Fields id, question, choices, answer (an index)."""
         texts, labels = _options_of(raw)
         if "answerKey" in raw:
-            key = text_of(raw, "answerKey")
+            key = code_of(raw, "answerKey")
             if key not in labels:
                 raise FieldError("field 'answerKey' is not one of the options' labels")
             answer = labels.index(key)

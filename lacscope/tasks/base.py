@@ -5,10 +5,12 @@ gives them) into questions, in a named style, and parses what a model answered.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+from lacscope.arguments import did_you_mean
 from lacscope.tasks.answers import parse_boolean, parse_letter, parse_option
+from lacscope.tasks.thoughts import without_thoughts
 
 Row = Mapping[str, Any]
 
@@ -49,6 +51,7 @@ class Question:
         group: MMLU's subject, the two-hop set's number of hops, "" elsewhere.
         order: for shuffled options: shown option i is the data set's option ``order[i]``.
         options: the options' texts as shown, where ``choices`` are only their letters.
+        chat_template_kwargs: options of the chat template (``enable_thinking``), where ``chat``.
 
     Raises:
         ValueError: the target is not the index of a choice.
@@ -67,6 +70,7 @@ class Question:
     group: str = ""
     order: tuple[int, ...] = ()
     options: tuple[str, ...] = field(default=(), repr=False)
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         possible = range(len(self.choices)) if self.choices else range(-1, 0)
@@ -152,7 +156,7 @@ class OptionAnswers(LetterAnswers):
         """Index of the option named: by letter or text in chat, by its text on the first line in raw text."""
         if question.chat:
             return super().parse(text, question)
-        first_line = text.strip().split("\n", 1)[0]
+        first_line = without_thoughts(text).strip().split("\n", 1)[0]
         return parse_option(first_line, question.options)
 
 
@@ -169,6 +173,20 @@ class BooleanAnswers:
         return parsed is not None and parsed == question.target
 
 
+def prompt_format(chat: bool, style: str) -> str:
+    """How a prompt is put to a model, in words: what results and presets say of it.
+
+    >>> prompt_format(chat=True, style="plain"), prompt_format(chat=False, style="csordas")
+    ('chat template in style plain', 'raw text in style csordas')
+    """
+    return f"{'chat template' if chat else 'raw text'} in style {style}"
+
+
+def asked_with(questions: Sequence[Question], options: Mapping[str, Any]) -> list[Question]:
+    """The questions with these options of the chat template, where they are sent through it."""
+    return [replace(one, chat_template_kwargs=dict(options)) if one.chat else one for one in questions]
+
+
 def numbered(rows: Sequence[Row]) -> Iterator[tuple[int, Row]]:
     """Each row with its sample number: the field ``sample`` that ``read_rows`` adds, else its place here."""
     for place, row in enumerate(rows):
@@ -178,6 +196,9 @@ def numbered(rows: Sequence[Row]) -> Iterator[tuple[int, Row]]:
 def check_request(task: Task, style: str, shots: Sequence[Row]) -> None:
     """Raise ValueError unless the task has this style, and few-shot examples if some are given."""
     if style not in task.styles:
-        raise ValueError(f"{task.name} has no style {style!r}; choose one of {', '.join(map(repr, task.styles))}.")
+        raise ValueError(
+            f"{task.name} has no style {style!r}; choose one of {', '.join(map(repr, task.styles))}."
+            f"{did_you_mean(style, task.styles)}"
+        )
     if shots and (task.hub is None or task.hub.shots_split is None):
         raise ValueError(f"{task.name} takes no few-shot examples, {len(shots)} were given; leave shots empty.")

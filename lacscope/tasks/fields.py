@@ -3,32 +3,52 @@
 import ast
 import io
 import json
+import math
 import re
 import tokenize
 from collections.abc import Mapping
+from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
 
 from lacscope.tasks.letters import LETTERS
 
+_MISSING = ("NAType", "NaTType")  # pandas' own, by name: nothing here needs pandas
+
 
 class FieldError(ValueError):
     """A row lacks a field, or a field cannot be read; the message names the field, not its text."""
 
 
-def text_of(row: Mapping[str, Any], *names: str) -> str:
-    """The first of these fields that the row has, as text.
+def text_of(row: Mapping[str, Any], *names: str, blank: bool = False) -> str:
+    """The first of these fields that the row has: text, and more than spaces unless it may be ``blank``.
+
+    A number is no text: a missing value is one (NaN), and so is what a file made of a text that it misread.
 
     >>> text_of({"Question": "Why?"}, "question", "Question")
     'Why?'
     """
-    return str(_value(row, names))
+    return _checked(_value(row, names), f"field {names[0]!r}", blank)
+
+
+def code_of(row: Mapping[str, Any], *names: str) -> str:
+    """A short answer: a text, or a whole number as text; "" where it is blank.
+
+    >>> code_of({"answer": 2}, "answer")
+    '2'
+    """
+    value = _value(row, names)
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return str(int(value)) if whole else _checked(value, f"field {names[0]!r}", blank=True).strip()
 
 
 def id_of(row: Mapping[str, Any], *names: str) -> str:
-    """The data set's own id, "" where it has none."""
-    return next((str(row[name]) for name in names if row.get(name) is not None), "")
+    """The data set's own id, a text or a number; "" where it has none."""
+    value = next((row[name] for name in names if not is_missing(row.get(name))), "")
+    if isinstance(value, str) or (isinstance(value, Number) and not isinstance(value, bool)):
+        return str(value)
+    raise FieldError(f"field {names[0]!r} holds {_kind(value)}, not an id (a text or a number)")
 
 
 def flag_of(row: Mapping[str, Any], *names: str) -> bool:
@@ -54,7 +74,8 @@ def index_of(row: Mapping[str, Any], n: int, *names: str) -> int:
     word = str(_value(row, names)).strip()
     if len(word) == 1 and word in LETTERS:
         index = LETTERS.index(word)
-    elif word.isdecimal():
+    # Python refuses to read a number of thousands of digits.
+    elif word.isascii() and word.isdecimal() and len(word) <= 9:
         index = int(word)
     else:
         index = n
@@ -63,8 +84,10 @@ def index_of(row: Mapping[str, Any], n: int, *names: str) -> int:
     raise FieldError(f"field {names[0]!r} does not point to one of its {n} options (an index from 0, or a letter)")
 
 
-def texts_of(row: Mapping[str, Any], *names: str) -> list[str]:
-    """A list of texts: a sequence, or one written out as JSON, Python or numpy would.
+def texts_of(row: Mapping[str, Any], *names: str, blank: bool = False) -> list[str]:
+    """A list of texts: a sequence, or one written out as JSON, Python or numpy would; ``blank`` ones may be empty.
+
+    A number in a list that is written out is the text that stands there.
 
     >>> texts_of({"choices": "['one' 'two']"}, "choices")
     ['one', 'two']
@@ -72,9 +95,21 @@ def texts_of(row: Mapping[str, Any], *names: str) -> list[str]:
     value = _value(row, names)
     if isinstance(value, str):
         value = parse_literal(value, names[0])
+        value = [_written_number(item) for item in value] if isinstance(value, list | tuple) else value
     if not isinstance(value, list | tuple | np.ndarray):
         raise FieldError(f"field {names[0]!r} is not a list of texts")
-    return [str(item) for item in value]
+    places = enumerate(value, 1)
+    return [_checked(item, f"field {names[0]!r}, item {place}", blank) for place, item in places]
+
+
+def _written_number(item: Any) -> Any:
+    number = isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)
+    return str(item) if number else item
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for none: None, NaN, or pandas' NA."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in _MISSING
 
 
 def parse_literal(written: str, name: str) -> Any:
@@ -85,7 +120,7 @@ def parse_literal(written: str, name: str) -> Any:
     """
     try:
         return json.loads(written)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         pass
     try:
         if written.lstrip().startswith("["):
@@ -95,7 +130,7 @@ def parse_literal(written: str, name: str) -> Any:
             if texts:
                 return texts
         return ast.literal_eval(re.sub(r"\barray\((\[.*?\])(?:,\s*dtype=\w+)?\)", r"\1", written, flags=re.DOTALL))
-    except (ValueError, SyntaxError, tokenize.TokenError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
         # The cause would quote the text, which may be private.
         raise FieldError(f"field {name!r} cannot be read as JSON or as a Python list") from None
 
@@ -105,3 +140,24 @@ def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
         if name in row and row[name] is not None:
             return row[name]
     raise FieldError(f"no field {names[0]!r}" + "".join(f" (or {name!r})" for name in names[1:]))
+
+
+def _checked(value: Any, what: str, blank: bool) -> str:
+    if not isinstance(value, str):
+        raise FieldError(f"{what} holds {_kind(value)}, not text")
+    if not blank and not value.strip():
+        raise FieldError(f"{what} is empty")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        # The cause would quote the text, which may be private.
+        raise FieldError(f"{what} has half a character (a lone surrogate), of a cut emoji") from None
+    return str(value)
+
+
+def _kind(value: Any) -> str:
+    """A value's kind in words, never the value."""
+    if is_missing(value):
+        return "nothing (null or NaN)"
+    kinds = ((bool, "a boolean"), (Number, "a number"), (Mapping, "an object"), ((list, tuple, np.ndarray), "a list"))
+    return next((words for kind, words in kinds if isinstance(value, kind)), f"a {type(value).__name__}")

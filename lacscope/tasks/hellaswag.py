@@ -80,4 +80,4 @@ def _context_of(raw: Row) -> str:
     """The context as one text: ours, else the hub's two parts, the second with a capital letter."""
     if "context" in raw:
         return text_of(raw, "context")
-    return f"{text_of(raw, 'ctx_a')} {text_of(raw, 'ctx_b').capitalize()}".strip()
+    return f"{text_of(raw, 'ctx_a')} {text_of(raw, 'ctx_b', blank=True).capitalize()}".strip()

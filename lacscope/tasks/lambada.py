@@ -30,9 +30,9 @@ class Lambada:
     def normalise(self, raw: Row) -> dict[str, Any]:
         """Fields id, context, target."""
         if "context" in raw or "target" in raw:
-            context, target = text_of(raw, "context"), text_of(raw, "target")
+            context, target = text_of(raw, "context", blank=True), text_of(raw, "target", blank=True)
         else:
-            context, _, target = text_of(raw, "text").rpartition(" ")
+            context, _, target = text_of(raw, "text", blank=True).rpartition(" ")
         if not context.strip() or first_word(target) is None:
             raise FieldError("field 'text' is not a passage with a last word")
         return {"id": id_of(raw, "id"), "context": context, "target": target}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from lacscope.arguments import did_you_mean
 from lacscope.tasks.arc import Arc
 from lacscope.tasks.base import HubSource, Task
 from lacscope.tasks.boolq import BoolQ
@@ -41,5 +42,5 @@ def task(name: str) -> Task:
     0.5
     """
     if name not in TASKS:
-        raise ValueError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}.")
+        raise ValueError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}.{did_you_mean(name, TASKS)}")
     return TASKS[name]

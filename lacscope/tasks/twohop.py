@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from lacscope.tasks.answers import parse_option
 from lacscope.tasks.base import HubSource, Question, Row, check_request, numbered
 from lacscope.tasks.fields import FieldError, id_of, text_of, texts_of
+from lacscope.tasks.thoughts import without_thoughts
 
 ONE_HOP = "1 hop"
 TWO_HOPS = "2 hops"
@@ -59,7 +60,7 @@ class TwoHop:
 
     def parse(self, text: str, question: Question) -> int | str | None:
         """0 where the answer's name stands on the first line."""
-        return parse_option(text.strip().split("\n", 1)[0], [question.answer])
+        return parse_option(without_thoughts(text).strip().split("\n", 1)[0], [question.answer])
 
     def right(self, parsed: int | str | None, question: Question) -> bool:
         """Whether it is the target."""
@@ -89,7 +90,7 @@ def _questions_of(sample: int, row: Row) -> list[Question]:
 
 def _bridge_of(raw: Row, second: str) -> str:
     given = text_of(raw, "bridge") if isinstance(raw.get("bridge"), str) else ""
-    names = [given] if given and not given.startswith("[") else texts_of(raw, "bridge")
+    names = [given] if given and not given.startswith("[") else texts_of(raw, "bridge", blank=True)
     standing = [name for name in names if name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", second)]
     if not standing:
         raise FieldError("no name in field 'bridge' stands in 'hop2_question'")

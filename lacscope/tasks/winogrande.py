@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lacscope.tasks.base import HubSource, OptionAnswers, Question, Row, check_request, numbered
-from lacscope.tasks.fields import FieldError, id_of, index_of, text_of, texts_of
+from lacscope.tasks.fields import FieldError, code_of, id_of, index_of, text_of, texts_of
 from lacscope.tasks.letters import letters
 from lacscope.tasks.templates import plain_options
 
@@ -74,7 +74,7 @@ class WinoGrande(OptionAnswers):
 
 def _numbered_answer(raw: Row) -> int:
     """The hub counts its options from 1."""
-    word = text_of(raw, "answer").strip()
+    word = code_of(raw, "answer")
     if not word:
         raise FieldError("field 'answer' is empty, as in the test set, whose answers are not published")
     if word not in ("1", "2"):

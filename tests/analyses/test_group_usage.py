@@ -79,7 +79,7 @@ def test_equals_the_plain_loops(sinks: str, phase: str) -> None:
     exits = token_usage(trace)["exit_depth"].values
     for name, cells in expected.items():
         own = found.sel(group=name)
-        active = [~trace["void"].values[s, :, t] for s, t in cells]
+        active = [trace["void"].values[s, :, t] == 0 for s, t in cells]
         assert int(own["n"]) == len(cells)
         assert int(own["n_samples"]) == len({s for s, _ in cells})
         assert float(own["usage"]) == pytest.approx(np.mean(active))
@@ -106,7 +106,7 @@ def test_the_interval_is_the_bootstrap_of_the_ratio_over_samples() -> None:
     found = usage_by_group(trace, groups_by_position(trace, (4, 10)), seed=3, n_bootstrap=200, level=0.9)
     for name, inside in (("4-9", range(4, 10)), ("10+", range(10, trace.sizes["token"]))):
         counted = trace["valid"].values[:, inside] & ~trace["sink"].values[:, inside]
-        active = (~trace["void"].values[:, :, inside]).sum(1) / 6
+        active = (trace["void"].values[:, :, inside] == 0).sum(1) / 6
         expected = bootstrap_ratio(
             (active * counted).sum(1), counted.sum(1).astype(float), seed=3, n=200, confidence=0.9
         )  # fmt: skip

@@ -185,7 +185,7 @@ def test_the_raw_difference_is_that_of_usage(trace: xr.Dataset) -> None:
 @pytest.mark.parametrize("name", MATCHINGS)
 def test_another_number_a_token_is_matched_alike(trace: xr.Dataset, name: str) -> None:
     # Planted: the value is the usage of the token, so its difference is that of usage.
-    usage = (~trace["void"] & trace["valid"]).mean("layer").drop_vars("token_text", errors="ignore")
+    usage = (1 - trace["void"]).mean("layer").astype(np.float64).drop_vars("token_text", errors="ignore")
     cells = cell_counts(trace, values=xr.Dataset({"kl": usage}))
     of_usage, of_value = (matched_difference(cells, 5, seed=0, of=of, n_bootstrap=40) for of in ("usage", "kl"))
     assert set(of_value["of"]) == {"kl"}

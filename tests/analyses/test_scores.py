@@ -92,7 +92,7 @@ def test_usage_pools_pairs_of_token_and_layer(scores: pd.DataFrame) -> None:
 
 def test_a_phase_without_tokens_has_no_usage(scores: pd.DataFrame) -> None:
     found = one(summarise(scores, draws=20), **LAC)
-    names = ["usage_decode", "usage_decode_low", "exit_decode", "skippable_decode"]
+    names = ["usage_decode", "usage_decode_by_sample", "usage_decode_low", "exit_decode", "skippable_decode"]
     assert found[names].isna().all()
 
 

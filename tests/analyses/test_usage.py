@@ -102,7 +102,7 @@ def test_all_active_and_all_void(trace_fixture: xr.Dataset) -> None:
 def _more_padding(trace: xr.Dataset) -> xr.Dataset:
     longer = synthetic_trace(4, prompt_tokens=40)
     assert longer.sizes["token"] > trace.sizes["token"]
-    fills = {"void": True, "valid": False, "sink": True, "special": True, "token_text": "x", "phase": "prefill"}
+    fills = {"void": np.nan, "valid": False, "sink": True, "special": True, "token_text": "x", "phase": "prefill"}
     flat = trace.reset_coords(["token_id", "next_token_id", *(name for name in fills if name != "void")])
     fill = {name: fills.get(str(name), np.nan if flat[name].dtype.kind == "f" else -1) for name in flat.data_vars}
     wide = flat.reindex(token=np.arange(longer.sizes["token"]), fill_value=fill)

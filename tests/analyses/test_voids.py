@@ -28,12 +28,12 @@ def test_equals_the_plain_loops(trace_fixture: xr.Dataset, alpha: float) -> None
         clear = np.abs(margins) > 1e-4
         assert clear.mean() > 0.99
         np.testing.assert_array_equal(found.values[sample][:, valid][clear], margins[clear] < 0)
-        assert not found.values[sample][:, ~valid].any()
+        assert np.isnan(found.values[sample][:, ~valid]).all()
 
 
 def test_one_alpha_equals_the_recorded_voids(trace_fixture: xr.Dataset) -> None:
     found = voids(trace_fixture, 0.8)
-    assert (found.dims, found.dtype, found.name) == (("sample", "layer", "token"), np.dtype(bool), "void")
+    assert (found.dims, found.dtype, found.name) == (("sample", "layer", "token"), np.dtype(np.float32), "void")
     np.testing.assert_array_equal(found, trace_fixture["void"])
     assert found.attrs["alpha"] == 0.8
 
@@ -125,7 +125,9 @@ def test_without_a_rule_there_is_nothing_to_resolve(trace_fixture: xr.Dataset) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda mask: mask.astype(int), "must be a bool mask, True at voids; got dtype int64"),
+        (lambda mask: mask * 2, "must be a mask, 1 or True at voids.*got float32 of other values"),
+        (lambda mask: ~mask, "this mask is 1 where a layer is active: give the voids themselves, not ~voids"),
+        (lambda mask: 1 - mask, "this mask is 1 where a layer is active"),
         (lambda mask: mask.isel(sample=[0, 1]), "another trace: their 'sample' has 2 entries or other labels.* has 3"),
         (lambda mask: mask.assign_coords(sample=[0, 1, 7]), "another trace: their 'sample' has 3 entries or other"),
         (lambda mask: mask.isel(layer=slice(1, None)), "another trace: their 'layer' has 11 entries"),

@@ -275,14 +275,33 @@ def test_a_depth_score_is_of_each_group_with_the_cut_at_the_answer(tiny_with_tok
     assert ungrouped["group"].values.tolist() == ["pocket_boolean"]
 
 
-def test_effective_depths_are_those_of_the_mean_curves(tiny_with_tokenizer, toy):
+def test_effective_depths_are_those_of_the_curves_pooled_over_tokens(tiny_with_tokenizer, toy):
     analysis = CATALOGUE["effective-depth"]
     found = analysis.join([run() for run in analysis.parts(tiny_with_tokenizer, toy)])
     cosines = residual_cosines(tiny_with_tokenizer, toy.whole)
-    lens = logit_lens(tiny_with_tokenizer, toy.whole).isel(state=slice(cosines.sizes["layer"])).mean("sample")
-    cosine = (cosines["cos_attn_resid"] + cosines["cos_mlp_resid"] + cosines["cos_update_resid"]).mean("sample") / 3
-    xr.testing.assert_allclose(found, effective_depths(cosine, lens["kl"], lens["overlap"]))
+    lens = logit_lens(tiny_with_tokenizer, toy.whole).isel(state=slice(cosines.sizes["layer"]))
+    cosine = (cosines["cos_attn_resid"] + cosines["cos_mlp_resid"] + cosines["cos_update_resid"]) / 3
+    n_tokens = [len(ids) for ids in toy.whole]
+    pooled = [one.dot(xr.DataArray(n_tokens, dims="sample")) / sum(n_tokens) for one in (cosine, *lens.values())]
+    xr.testing.assert_allclose(found, effective_depths(*pooled))
     assert found.attrs["n_samples"] == 3
+    assert "aggregation" not in found.attrs["departures"]
+
+
+def test_longer_prompts_weigh_more_in_an_effective_depth():
+    """One token whose overlap is high at layer 1, three of another prompt where it is high at layer 2."""
+    curve = {"cosine": [[-1.0, 1, 1]] * 2, "kl": [[9.0, 1, 1]] * 2, "overlap": [[0.0, 0.8, 0.9], [0.0, 0.1, 0.9]]}
+    attrs = result_attrs({}, preset=None, settings={}, positions="all", aggregation="a", n_samples=1)
+    parts = [
+        xr.Dataset(
+            {name: (("sample", "layer"), np.array([values[i]])) for name, values in curve.items()},
+            {"n_tokens": ("sample", [n])},
+            attrs,
+        )
+        for i, n in enumerate((1, 3))
+    ]
+    assert CATALOGUE["effective-depth"].join(parts)["layer"].sel(criterion="overlap") == 2
+    assert (0.8 + 0.1) / 2 > 0.3 > (0.8 + 3 * 0.1) / 4
 
 
 def test_plans_are_chosen_on_other_questions_than_they_answer(tiny_with_tokenizer, toy, monkeypatch):

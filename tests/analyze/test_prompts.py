@@ -5,7 +5,9 @@ import json
 
 import pytest
 
-from lacscope.analyze.prompts import LONG_PASSAGE, STYLE, Prompts, PromptsError, task_prompts, text_prompts
+from lacscope.analyze.passages import LONG_PASSAGE
+from lacscope.analyze.prompts import STYLE, Prompts, PromptsError, task_prompts, text_prompts
+from lacscope.depth_efficiency import CSORDAS_PROMPT_FORMAT
 from lacscope.tasks.data import DataError
 from lacscope.tasks.registry import TASKS
 
@@ -79,7 +81,7 @@ def test_long_lines_of_a_text(name, tiny_with_tokenizer, tmp_path):
 def test_a_text_without_long_lines(tiny_with_tokenizer, tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("river " * (LONG_PASSAGE // 6) + "\n")  # 396 characters once stripped
-    with pytest.raises(PromptsError, match=r"short\.txt has no line of 400 characters or more; each such line is"):
+    with pytest.raises(PromptsError, match=r"short\.txt has no line of 400 characters or more, and no such"):
         text_prompts(tiny_with_tokenizer, path, limit=2)
 
 
@@ -97,6 +99,21 @@ def test_questions_are_asked_plainly_as_in_a_reproduction(tiny_with_tokenizer, t
     path.write_text(json.dumps({"question": "is it", "choices": ["deep", "cold"], "answer": 1}))
     (question,) = task_prompts(tiny_with_tokenizer, ["arc_easy"], data={"arc_easy": path}, limit=None).questions
     assert (question.prompt, question.choices) == ("Question: is it\nAnswer:", (" deep", " cold"))
+
+
+def test_a_papers_style_is_taken_where_a_task_has_it_and_the_form_is_said(tiny_with_tokenizer, tmp_path):
+    path = tmp_path / "gsm8k.jsonl"
+    path.write_text(json.dumps({"question": "is it deep", "answer": "river <<1+1=2>>2\n#### 2"}))
+    data = {"gsm8k": path, "boolq": boolq(tmp_path, 2)}
+    plain = task_prompts(tiny_with_tokenizer, ["gsm8k"], data=data, limit=None)
+    styled = task_prompts(tiny_with_tokenizer, ["gsm8k"], data=data, limit=None, style="csordas")
+    assert plain.prompt_format == "chat template in style plain"
+    assert styled.prompt_format == CSORDAS_PROMPT_FORMAT
+    assert styled.questions[0].choices == ("river <<1+1=2>>2\nThe final answer is 2",)
+    assert styled.inputs != plain.inputs
+    both = task_prompts(tiny_with_tokenizer, ["gsm8k", "boolq"], data=data, limit=1, style="csordas")
+    assert both.prompt_format == f"gsm8k: {CSORDAS_PROMPT_FORMAT}; boolq: chat template in style plain"
+    assert both.part(0, 1).prompt_format == both.prompt_format
 
 
 def test_each_question_once():

@@ -95,7 +95,7 @@ def skip_influence(
             with skipping(model, architecture, skipped, unit, lambda p, end=end: keep_first <= p < end):
                 changed, probabilities = whole_pass(model, architecture, ids)
             output[skipped] = max(output[skipped], distance(original, probabilities, measured))
-            for layer in range(skipped + 1, n_layers):
+            for layer in range(skipped, n_layers):
                 found = relative(streams[layer + 1] - streams[layer], changed[layer + 1] - changed[layer], measured)
                 matrix[skipped, layer] = np.nanmax([matrix[skipped, layer], found])
     return matrix, output

@@ -13,6 +13,8 @@ from lacscope.checks import UnsupportedModelError
 from lacscope.depth_efficiency import (
     CSORDAS_CONTRIBUTIONS,
     CSORDAS_COSINES,
+    CSORDAS_PROMPT_FORMAT,
+    pool_tokens,
     relative_contributions,
     residual_cosines,
 )
@@ -151,11 +153,13 @@ def test_max_tokens_reads_the_beginning() -> None:
 
 
 def test_the_attributes_say_what_was_measured() -> None:
-    found = relative_contributions(shared_model("llama"), PROMPTS, data="GSM8K")
+    said = {"data": "GSM8K", "prompt_format": CSORDAS_PROMPT_FORMAT}
+    found = relative_contributions(shared_model("llama"), PROMPTS, **said)
     assert found.attrs["preset"] == CSORDAS_CONTRIBUTIONS.name
-    assert found.attrs["departures"] == (
-        "samples = 4 (paper: 20), aggregation = mean of samples (paper: pooled over tokens)"
-    )
+    assert found.attrs["departures"] == "samples = 4 (paper: 20)"
+    other = relative_contributions(shared_model("llama"), PROMPTS, data="GSM8K", prompt_format="chat template")
+    form = "prompt_format = chat template (paper: raw text in style csordas)"
+    assert other.attrs["departures"] == f"{form}, samples = 4 (paper: 20)"
     assert (found.attrs["n_samples"], found.attrs["data"]) == (4, "GSM8K")
     assert found.mlp_contribution.attrs == {"long_name": "MLP: ||m|| / ||h + a||", "units": "1"}
     angles = residual_cosines(shared_model("gpt_neox"), PROMPTS)
@@ -171,8 +175,11 @@ def test_values_per_sample_pool_to_the_authors_mean_over_all_tokens() -> None:
     for ids in uneven:
         h, a, m = parts_of("llama", ids)
         by_token += [length(a[2, t] + m[2, t]) / length(h[2, t]) for t in range(len(ids))]
-    pooled = found.weighted(found.n_tokens).mean("sample").block_contribution
-    assert float(pooled[2]) == pytest.approx(np.mean(by_token), rel=1e-4)
+    pooled = pool_tokens(found)
+    assert float(pooled.block_contribution[2]) == pytest.approx(np.mean(by_token), rel=1e-4)
+    assert pooled.attrs["aggregation"] == "pooled over tokens"
+    with pytest.raises(ValueError, match=r"no coordinate n_tokens \(sample\)"):
+        pool_tokens(found.drop_vars("n_tokens"))
 
 
 def test_the_model_is_left_as_it_was() -> None:

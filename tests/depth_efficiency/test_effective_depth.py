@@ -5,11 +5,13 @@ import pytest
 import xarray as xr
 
 from lacscope.depth_efficiency import (
+    CSORDAS_PROMPT_FORMAT,
     effective_depths,
     first_high_overlap,
     first_low_kl,
     last_sign_change,
     logit_lens,
+    pool_tokens,
     residual_cosines,
 )
 from lacscope.testing import tiny_model
@@ -57,20 +59,28 @@ def test_the_three_side_by_side() -> None:
 def test_the_last_layer_counts_and_none_is_nan_and_both_are_departures() -> None:
     found = effective_depths(curve(1, 1, 1), curve(8, 8, 1), curve(0, 0, 0.9))
     np.testing.assert_array_equal(found["layer"], [np.nan, 2, 2])
-    said = "last_layer = counts (paper: left out), if_none_meets = NaN (paper: -1)"
+    unnamed = (
+        "data not named (paper: GSM8K), prompt_format not named (paper: raw text in style csordas), "
+        "samples = 0 (paper: 10), aggregation not named (paper: pooled over tokens)"
+    )
+    ours = "last_layer = counts (paper: left out), if_none_meets = NaN (paper: -1)"
+    said = f"{unnamed}, {ours}"
     assert (found.attrs["preset"], found.attrs["departures"]) == ("hu_2025/effective_depth", said)
     assert found.attrs["n_layers"] == 3
     other = effective_depths(curve(1, 1), curve(8, 8), curve(0, 0), share=0.25)
-    assert other.attrs["departures"] == f"share = 0.25 (paper: 0.5), {said}"
+    assert other.attrs["departures"] == f"{unnamed}, share = 0.25 (paper: 0.5), {ours}"
 
 
 def test_the_curves_model_data_and_positions_are_taken_over() -> None:
     model = tiny_model(n_layers=3)
     prompts = [[5, 17, 3, 60], [8, 44, 9]]
-    lens, cosines = logit_lens(model, prompts, data="numbers"), residual_cosines(model, prompts, sublayers=False)
-    of_layers = lens.isel(state=slice(3)).mean("sample")
-    curves = (cosines["cos_update_resid"].mean("sample"), of_layers["kl"], of_layers["overlap"])
+    lens = pool_tokens(logit_lens(model, prompts, data="numbers", prompt_format=CSORDAS_PROMPT_FORMAT))
+    cosines = pool_tokens(residual_cosines(model, prompts, sublayers=False))
+    of_layers = lens.isel(state=slice(3))
+    curves = (cosines["cos_update_resid"], of_layers["kl"], of_layers["overlap"])
     found = effective_depths(*curves, attrs=lens.attrs)
+    ours = "last_layer = counts (paper: left out), if_none_meets = NaN (paper: -1)"
+    assert found.attrs["departures"] == f"data = numbers (paper: GSM8K), samples = 2 (paper: 10), {ours}"
     for key in ("model", "dtype", "data", "positions", "n_samples"):
         assert found.attrs[key] == lens.attrs[key], key
     assert (found.attrs["data"], found.attrs["n_samples"]) == ("numbers", 2)

@@ -1,17 +1,63 @@
 """Integrated gradients: their law of completeness, and a plain model's own gradients one point at a time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers import shared_model, unchanged
-from plain_transformers import entering, whole_pass
+from plain_transformers import ATTENTION, entering, layers_of, whole_pass
 
 from lacscope.depth_efficiency import CSORDAS_GRADIENTS, integrated_gradients
+from lacscope.plots import plot_integrated_gradients
 from lacscope.testing import tiny_model, tiny_transformers_model
 
 ASKED, ANSWERS = [[5, 17, 60, 9, 33], [44, 3]], [[71, 8], [90, 12, 6]]
+
+
+@contextmanager
+def adding(model: Any, architecture: str, layer: int, unit: str, part: Any) -> Iterator[None]:
+    """Layer ``layer``'s attention or MLP returns ``part``, or hands what it returns to it."""
+    block = layers_of(model, architecture)[layer]
+    module = block.mlp if unit == "mlp" else getattr(block, ATTENTION[architecture])
+
+    def act(module: Any, args: Any, output: Any) -> Any:
+        if callable(part):
+            return part(output[0] if isinstance(output, tuple) else output)
+        return (part.unsqueeze(0), *output[1:]) if isinstance(output, tuple) else part.unsqueeze(0)
+
+    handle = module.register_forward_hook(act)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("unit", ["attn", "mlp"])
+def test_what_a_sublayer_adds_equals_the_slow_direct_implementation(architecture: str, unit: Any) -> None:
+    """The authors' three maps: of blocks, of attention, of MLPs; here the path of a sublayer's output alone."""
+    found = integrated_gradients(shared_model(architecture), ASKED[0], ANSWERS[0], unit=unit, steps=3, batch_size=2)
+    model, ids, n = tiny_transformers_model(architecture), ASKED[0] + ANSWERS[0], len(ASKED[0])
+    assert found.attribution.dims == ("sample", "layer", "token")
+    for layer in range(4):
+        seen: list[torch.Tensor] = []
+        with adding(model, architecture, layer, unit, lambda out, seen=seen: seen.append(out[0].detach())):
+            model(torch.tensor([ids]), use_cache=False)
+        end, start = seen[0], seen[0].mean(0)
+        expected = torch.zeros(len(ids))
+        for r in (0.0, 1 / 3, 2 / 3):
+            between = (start + r * (end - start)).requires_grad_()
+            with adding(model, architecture, layer, unit, between):
+                logits = model(torch.tensor([ids]), use_cache=False).logits[0]
+            target = sum(torch.softmax(logits[p], dim=-1)[ids[p + 1]] for p in range(n - 1, len(ids) - 1))
+            (slope,) = torch.autograd.grad(target, between)
+            expected += ((end - start) * slope).sum(-1) / 3
+        np.testing.assert_allclose(found.attribution[0, layer], expected, rtol=1e-3, atol=1e-6)
+    assert found.attrs["unit"] == unit
+    assert plot_integrated_gradients(found).get_ylabel() == "layer"
 
 
 def slow_gradients(architecture: str, prompt: list[int], answer: list[int], points: list[float]) -> np.ndarray:
@@ -101,7 +147,7 @@ def test_progress_and_attributes() -> None:
     )
     assert calls == [(done, 10) for done in range(1, 11)]
     assert found.attrs["preset"] == CSORDAS_GRADIENTS.name
-    assert found.attrs["departures"] == "steps = 2 (paper: 256)"
+    assert found.attrs["departures"] == "data not named (paper: the paper's two questions), steps = 2 (paper: 256)"
     assert found.attribution.attrs["units"] == found.change.attrs["units"] == "probability"
     assert all(isinstance(value, (str, int)) for value in found.attrs.values())
 
@@ -115,6 +161,8 @@ def test_what_cannot_be_is_refused_in_words() -> None:
         integrated_gradients(model, ASKED, ANSWERS, batch_size=0)
     with pytest.raises(ValueError, match="points must be one of 'left', 'midpoint'; got 'right'"):
         integrated_gradients(model, ASKED, ANSWERS, points="right")
+    with pytest.raises(ValueError, match="unit is one of 'block', 'attn', 'mlp', got 'head'"):
+        integrated_gradients(model, ASKED, ANSWERS, unit="head")
 
 
 def test_the_model_is_left_as_it_was_also_after_an_error() -> None:

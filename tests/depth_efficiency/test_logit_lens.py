@@ -83,10 +83,12 @@ def test_max_tokens_progress_and_attributes() -> None:
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert found.n_tokens.values.tolist() == [2, 2, 1, 2]
     assert found.attrs["preset"] == CSORDAS_LOGIT_LENS.name
-    assert (
-        found.attrs["departures"]
-        == "data = words (paper: GSM8K), samples = 4 (paper: 20), max_tokens = 2 (paper: null)"
-    )
+    assert found.attrs["departures"].split(", ") == [
+        "data = words (paper: GSM8K)",
+        "prompt_format not named (paper: raw text in style csordas)",
+        "samples = 4 (paper: 20)",
+        "max_tokens = 2 (paper: null)",
+    ]
     assert found.kl.attrs["units"] == "nats"
 
 

@@ -196,11 +196,22 @@ def test_next_to_each_other_local_and_propagated_influence_are_one(models: Any) 
 
 
 def test_what_is_undefined_is_nan_and_no_more(models: Any) -> None:
-    for found in (current_skip_influence(models["llama"], [LONG]), local_skip_influence(models["llama"], [LONG])):
-        undefined = found["layer"] <= found["skipped"]
+    local = local_skip_influence(models["llama"], [LONG])
+    for found, sign in ((current_skip_influence(models["llama"], [LONG]), "<"), (local, "<=")):
+        undefined = found["layer"] < found["skipped"] if sign == "<" else found["layer"] <= found["skipped"]
         assert (found["influence"].isnull() == undefined).all()
         assert (found["max_influence"].isnull() == undefined).all()
-        assert found["influence"].attrs["nan"].startswith("where layer <= skipped")
+        assert found["influence"].attrs["nan"].startswith(f"where layer {sign} skipped:")
+
+
+def test_a_layers_own_update_is_gone_where_it_is_skipped_and_whole_after_it(models: Any) -> None:
+    current = current_skip_influence(models["llama"], [LONG])["max_influence"].values.diagonal()
+    np.testing.assert_allclose(current, 1, atol=1e-6)
+    future = future_skip_influence(models["llama"], [LONG], cuts=[[4]])["max_influence"].values.diagonal()
+    np.testing.assert_array_equal(future, 0)
+    for unit in ("attn", "mlp"):
+        diagonal = current_skip_influence(models["llama"], [LONG], unit=unit)["max_influence"].values.diagonal()
+        assert (np.abs(diagonal - 1) > 1e-2).all()
 
 
 def test_a_sample_does_not_depend_on_the_others(models: Any) -> None:
@@ -232,6 +243,7 @@ def test_attributes_say_what_was_done_and_can_be_saved(models: Any, tmp_path: Pa
         "n_cuts = 2 (paper: 4)",
         "samples = 1 (paper: 10)",
         "data = made up (paper: GSM8K)",
+        "prompt_format not named (paper: raw text in style csordas)",
     }
     assert found.attrs["aggregation"] == "max over positions, 2 random t and prompts"
     assert found.attrs["positions"] == "skipped at 1 <= p < t, measured at p >= t"

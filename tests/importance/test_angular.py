@@ -71,7 +71,8 @@ def test_the_curse_of_depths_settings_are_a_preset(pair: Any) -> None:
     attrs = angular_distance(model, PROMPTS, preset=CURSE_ANGULAR, data="LAMBADA").attrs
     assert attrs["preset"] == "sun_2025/angular_distance"
     assert attrs["departures"] == (
-        "data = LAMBADA (paper: C4 validation), samples = 2 (paper: 3), max_tokens = null (paper: 256)"
+        "data = LAMBADA (paper: C4 validation), samples = 2 (paper: 3), max_tokens = null (paper: 256), "
+        "last_state = raw (paper: normed)"
     )
 
 

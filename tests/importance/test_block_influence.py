@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from plain_streams import ARCHITECTURES, PROMPTS, cosine, counted, scaled_block, states, twins
 
-from lacscope.importance import block_influence, lim
+from lacscope.importance import angular_distance, block_influence, depth_variance, lim, state_similarity
 from lacscope.inputs import InputError
 
 
@@ -40,6 +41,39 @@ def test_lim_is_the_negative_cosine_of_flattened_states(pair: Any, exclude_sinks
             by_token = -np.mean([cosine(h[layer, t], h[layer + 1, t]) for t in kept])
             assert float(found.lim[sample, layer]) == pytest.approx(flat, abs=1e-5)
             assert float(found.lim_token_mean[sample, layer]) == pytest.approx(by_token, abs=1e-5)
+
+
+def test_the_last_state_after_the_final_norm_is_transformers_own(pair: Any) -> None:
+    """As code has it that reads ``hidden_states``, whose last entry is normed: the last layer alone differs."""
+    plain, model = pair
+    ids = PROMPTS[0]
+    with torch.no_grad():
+        hidden = plain(torch.tensor([ids]), output_hidden_states=True, use_cache=False).hidden_states
+    h = torch.stack(hidden)[:, 0].double().numpy()
+    normed = {"last_state": "normed"}
+    found = block_influence(model, ids, **normed)
+    expected = [1 - np.mean([cosine(h[k, t], h[k + 1, t]) for t in range(len(ids))]) for k in range(4)]
+    np.testing.assert_allclose(found.block_influence[0], expected, rtol=1e-3, atol=1e-6)
+    raw = block_influence(model, ids).block_influence[0].values
+    np.testing.assert_array_equal(raw[:3], found.block_influence[0, :3])
+    assert abs(raw[3] - expected[3]) > 1e-2
+    assert found.attrs["departures"] == "data not named (paper: PG19), last_state = normed (paper: raw)"
+    flat = [-cosine(h[k].ravel(), h[k + 1].ravel()) for k in range(4)]
+    np.testing.assert_allclose(lim(model, ids, **normed).lim[0], flat, atol=1e-5)
+    angles = angular_distance(model, ids, **normed).distance[0]
+    for n in range(1, 5):
+        wanted = [np.arccos(np.clip(cosine(h[k, -1], h[k + n, -1]), -1, 1)) / np.pi for k in range(5 - n)]
+        np.testing.assert_allclose(angles[: 5 - n, n - 1], wanted, atol=1e-4)
+    similar = state_similarity(model, ids, **normed).similarity[0]
+    np.testing.assert_allclose(similar[4, :4], [cosine(h[4].ravel(), h[k].ravel()) for k in range(4)], atol=1e-5)
+    spread = depth_variance(model, ids, exclude_sinks=False, **normed).variance[0]
+    np.testing.assert_allclose(spread, h.reshape(5, -1).var(1), rtol=1e-4)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_last_state_is_refused(pair: Any) -> None:
+    with pytest.raises(ValueError, match="last_state must be 'raw' or 'normed', got 'norm'"):
+        block_influence(pair[1], PROMPTS, last_state="norm")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

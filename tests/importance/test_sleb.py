@@ -142,7 +142,7 @@ def test_attributes_progress_and_departures() -> None:
     assert seen == [(2, 3), (3, 3)]
     assert found.attrs["preset"] == SLEB.name
     assert found.attrs["departures"] == (
-        "data = numbers (paper: WikiText-2 train), samples = 3 (paper: 128), max_tokens = 4 (paper: 2048)"
+        "data = numbers (paper: WikiText-2 train, 128 shuffled lines joined and cut), max_tokens = 4 (paper: 2048)"
     )
     assert found["n_tokens"].values.tolist() == [3, 3, 2]
 

@@ -27,6 +27,7 @@ def summary_row(effect: str, rule: str, alpha: float, scoring: str = "choice", *
         "target_logp": -1.9, "scored": 200, "early": 0, "identical": False, "why": "",
     }  # fmt: skip
     row |= values
+    row |= {f"usage_{phase}_by_sample": row[f"usage_{phase}"] for phase in ("prefill", "decode")}
     for name, half in _INTERVALS.items():
         row[f"{name}_low"], row[f"{name}_high"] = row[name] - half, row[name] + half
     row["kl_low"], row["kl_high"] = 0.8 * row["kl"], 1.2 * row["kl"]

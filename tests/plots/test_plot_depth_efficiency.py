@@ -16,6 +16,7 @@ from lacscope.plots.linear_maps import plot_linear_maps
 from lacscope.plots.logit_lens import plot_logit_lens
 from lacscope.presets import Preset, result_attrs
 
+N_TOKENS = ("sample", [9, 30, 12, 3, 40])
 PAPER = Preset("doe_2025/something", "arXiv 0000.00000", {"samples": 20})
 
 
@@ -38,12 +39,13 @@ def result(sizes: dict[str, int], names: tuple[str, ...], low: float = 0.1, high
 
 
 def contributions() -> xr.Dataset:
-    return result({"sample": 5, "layer": 12}, ("attn_contribution", "mlp_contribution", "block_contribution"))
+    names = ("attn_contribution", "mlp_contribution", "block_contribution")
+    return result({"sample": 5, "layer": 12}, names).assign_coords(n_tokens=N_TOKENS)
 
 
 def cosines() -> xr.Dataset:
     names = ("cos_attn_resid", "cos_mlp_resid", "cos_update_resid", "cos_pre_post")
-    return result({"sample": 5, "layer": 12}, names, low=-0.5)
+    return result({"sample": 5, "layer": 12}, names, low=-0.5).assign_coords(n_tokens=N_TOKENS)
 
 
 def lens() -> xr.Dataset:
@@ -128,7 +130,7 @@ def test_lines_are_means_and_bands_the_middle_of_the_samples(plot: Callable[...,
     lines = [line for line in ax.get_lines() if len(line.get_xdata()) == 12]
     assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}) == len(ds.data_vars)
     for line, band, name in zip(lines, ax.collections, ds.data_vars, strict=True):
-        np.testing.assert_allclose(line.get_ydata(), ds[name].mean("sample"))
+        np.testing.assert_allclose(line.get_ydata(), np.average(ds[name], axis=0, weights=N_TOKENS[1]))
         assert line.get_label() == f"the {name}"
         low, high = np.quantile(ds[name], [0.1, 0.9], axis=0)
         corners = band.get_paths()[0].vertices
@@ -137,7 +139,7 @@ def test_lines_are_means_and_bands_the_middle_of_the_samples(plot: Callable[...,
             assert heights.min() == pytest.approx(low[layer])
             assert heights.max() == pytest.approx(high[layer])
     legend = ax.get_legend()
-    assert legend.get_title().get_text() == "line: mean of samples; band: their 10th to 90th percentile"
+    assert legend.get_title().get_text() == "line: mean of all tokens; band: 10th to 90th percentile of samples"
     assert [text.get_text() for text in legend.get_texts()] == [f"the {name}" for name in ds.data_vars]
 
 
@@ -155,7 +157,9 @@ def test_a_sample_without_tokens_is_left_out() -> None:
     with_none = ds.copy(deep=True)
     with_none["block_contribution"][0] = np.nan
     line = plot_relative_contributions(with_none[["block_contribution"]]).get_lines()[0]
-    np.testing.assert_allclose(line.get_ydata(), ds["block_contribution"][1:].mean("sample"))
+    np.testing.assert_allclose(
+        line.get_ydata(), np.average(ds["block_contribution"][1:], axis=0, weights=N_TOKENS[1][1:])
+    )
 
 
 @pytest.mark.parametrize(("first", "scale"), [(0.5, "linear"), (100.0, "log")])

@@ -41,6 +41,9 @@ def test_usage_by_phase(scores: pd.DataFrame, table: pd.DataFrame) -> None:
     for name, phase in (("usage PP", "prefill"), ("usage RG", "decode")):
         active = sum(sum(counts) for counts in rows[f"active_{phase}"])
         assert row[name] == pytest.approx(active / (6 * rows[f"n_{phase}"].sum()))
+        own = [sum(one[f"active_{phase}"]) / (6 * one[f"n_{phase}"]) for one in rows.to_dict("records")]
+        assert row[f"{name} by sample"] == pytest.approx(sum(own) / len(own))
+        assert row[f"{name} by sample"] != pytest.approx(row[name], rel=1e-6)
 
 
 def test_comparisons_with_controls_are_not_taken_for_those_with_the_full_model(scores: pd.DataFrame) -> None:
@@ -76,7 +79,7 @@ def test_markdown_cells() -> None:
         }
     )
     assert to_markdown(table).splitlines() == [
-        "| model | alpha | accuracy full | usage PP (prefill) | difference, points (95 %) | samples |",
+        "| model | alpha | accuracy full | usage PP (prefill), tokens pooled | difference, points (95 %) | samples |",
         "|---|---:|---:|---:|---:|---:|",
         "| a\\|b | 0.8 | 69.24 % | 30.0 % | +2.1 [-1.0, +5.0] | 200 |",
         "| c | 0.1 | 50.00 % | n/a | identical by construction | 100 |",

@@ -52,13 +52,16 @@ class SlowCalm:
         return (after, *output[1:]) if isinstance(output, tuple) else after
 
     def _sure(self, hidden: Tensor) -> bool:
-        if self.rule.confidence == "softmax":
+        if self.rule.confidence != "cosine":
             first, second = sorted(torch.softmax(self.head(self.norm(hidden)), -1).tolist())[:-3:-1]
-            confidence = first - second
+            confidence = first - second if self.rule.confidence == "softmax" else first
         else:
             assert self.last is not None
             confidence = float(hidden @ self.last) / math.sqrt(float(hidden @ hidden) * float(self.last @ self.last))
-        decayed = 0.9 * self.rule.threshold + 0.1 * math.exp(-self.rule.tau * self.step / self.rule.n_steps)
+        decay = math.exp(-self.rule.tau * self.step / self.rule.n_steps)
+        if self.rule.schedule == "code":
+            return confidence >= 9 * self.rule.threshold / 10 + self.rule.threshold * decay / 10
+        decayed = 0.9 * self.rule.threshold + 0.1 * decay
         return confidence > min(max(decayed, 0.0), 1.0)
 
     def generate(self, prompt: list[int], max_new_tokens: int) -> list[int]:
@@ -91,6 +94,29 @@ def test_calm_equals_the_slow_direct_implementation(architecture: str, confidenc
     assert not void[1:].all()
 
 
+def test_the_published_codes_threshold_and_confidence() -> None:
+    """t5x: 9 lambda / 10 + lambda exp(-tau i / N) / 10, met is enough, the likeliest token's probability."""
+    paper, code = CALM(0.5, confidence="softmax_max"), CALM(0.5, schedule="code", confidence="softmax_max")
+    start = torch.zeros(1)
+    assert (paper.bar(start).item(), code.bar(start).item()) == (pytest.approx(0.55), pytest.approx(0.5))
+    rule = CALM(0.03, n_steps=8, confidence="softmax_max", schedule="code")
+    slow = SlowCalm(tiny_transformers_model("llama"), rule, "readout")
+    expected = slow.generate(PROMPTS[0], 12)
+    found = trace(shared_model("llama"), [PROMPTS[0]], rule=rule, effect="readout", max_new_tokens=12).isel(sample=0)
+    produced = found.next_token_id.values[len(PROMPTS[0]) - 1 :]
+    assert produced.tolist() == expected[: len(produced)]
+    void = np.array(slow.void)[: len(produced) - 1].T
+    np.testing.assert_array_equal(found.void.values[:, len(PROMPTS[0]) :], void)
+    assert void.any()
+    assert not void.all()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="schedule must be 'paper' or 'code', got 'mine'"):
+        CALM(schedule="mine")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("architecture", BOTH)
 def test_later_layers_are_given_the_exit_state(architecture: str) -> None:
     """With lambda 0 and the decay over, every generated token leaves before block 1, and its stream stays."""
@@ -109,7 +135,7 @@ def test_cached_decode_equals_reading_the_answer_again_and_batches_agree(confide
         CALM(0.0 if confidence == "softmax" else 0.85, n_steps=8, confidence=confidence),
     )
     batch = trace(model, PROMPTS, rule=rule, effect="bypass", max_new_tokens=12)
-    assert batch.void.any()
+    assert (batch.void == 1).any()
     for sample, prompt in enumerate(PROMPTS):
         row = rows_of(batch, sample)
         with halting(model, rule, "bypass", prompt_lengths=[len(prompt)]) as recorder:
@@ -191,7 +217,7 @@ def test_the_head_fires_no_hook_and_leaves_those_there_are() -> None:
         model(torch.tensor([PROMPTS[0]]))
     assert len(recorder.runs) == 1
     assert len(fired) == 3
-    assert recorder.trace.void.any()
+    assert (recorder.trace.void == 1).any()
 
 
 def test_a_head_that_raises_leaves_the_hooks() -> None:

@@ -39,6 +39,6 @@ def test_the_head_on_the_last_stream_gives_the_models_logits(cap: float) -> None
     assert not fired
     model.reset_hooks()
     rule = CALM(0.0, tau=50.0, n_steps=1)
-    assert trace(model, PROMPTS[:2], rule=rule, effect="bypass", max_new_tokens=8).void.any()
+    assert (trace(model, PROMPTS[:2], rule=rule, effect="bypass", max_new_tokens=8).void == 1).any()
     fitted = SWIFT(0.5).fit(model, PROMPTS[:2], trials=3)
     assert len(fitted.attn) + len(fitted.mlp) == 2

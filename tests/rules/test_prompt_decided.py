@@ -68,7 +68,7 @@ def test_each_sequence_decodes_as_under_the_layers_that_its_prompt_used_least(ar
     assert not batch.void.where(batch.phase == "prefill", False).any()
     usage = trace(model, PROMPTS, rule=LAC).void
     for sample, prompt in enumerate(PROMPTS):
-        counts = (~usage.values[sample][:, : len(prompt)]).sum(axis=1)
+        counts = (usage.values[sample][:, : len(prompt)] == 0).sum(axis=1)
         chosen = sorted(range(4), key=lambda layer, counts=counts: (counts[layer], -layer))[:2]
         fixed = FixedLayers(chosen, scope=Scope(phase="decode"))
         alone = trace(model, [prompt], rule=fixed, **options)

@@ -79,7 +79,7 @@ def test_shards_cover_every_sample_once():
         ({"samples": (1, 1)}, "must differ from one another"),
         ({"conditions": (LAC,)}, "needs the full model"),
         ({"conditions": (FULL, LAC, LAC)}, "conditions must differ"),
-        ({"batch_size": 0}, "batch_size and shard_size must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"max_new_tokens": 3}, "goes with generation alone"),
         ({"scoring": "generated"}, "goes with generation alone"),
         ({"phase_alphas": (0.8,)}, "they go with scoring='generated'"),

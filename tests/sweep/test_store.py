@@ -1,5 +1,6 @@
 """A shard is whole or absent: cut, corrupt or of another run, it counts as not done."""
 
+import errno
 import json
 
 import numpy as np
@@ -83,6 +84,57 @@ def test_a_folder_of_another_specification_is_refused(store):
     assert Store(store.folder, spec(model="another label")).spec.id == store.spec.id
     with pytest.raises(StoreError, match="its specification differs"):
         Store(store.folder, spec(seed=1))
+
+
+DAMAGES = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'"spec"',
+    b"\xff\x00\x9d",
+    b'{"id": 3}',
+    b"[" * 100_000,
+    b'{"conditions": 4, "id": 1}',
+]
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "cut", "edited"])
+def test_a_damaged_specification_is_named_and_written_anew_and_its_shards_are_kept(store, damage):
+    store.write(0, {"scores": TABLE})
+    path = store.folder / "spec.json"
+    written = path.read_text()
+    edits = {"cut": written[:-40], "edited": written.replace('"seed": 0', '"seed": 9')}
+    path.write_bytes(edits[damage].encode() if isinstance(damage, str) else damage)
+    with pytest.raises(StoreError, match=r"spec\.json is not a sweep's specification .*lacscope reproduce"):
+        read_spec(store.folder)
+    assert Store(store.folder, spec()).done() == {0}
+    assert path.read_text() == written
+
+
+def test_shards_of_another_run_are_not_taken_over_where_the_specification_is_damaged(store):
+    store.write(0, {"scores": TABLE})
+    (store.folder / "spec.json").write_text("{")
+    with pytest.raises(StoreError, match=f"holds run {store.spec.id}, not"):
+        Store(store.folder, spec(seed=1))
+    assert (store.folder / "spec.json").read_text() == "{"
+
+
+def test_a_full_disk_names_the_file_and_keeps_the_shards(store, monkeypatch):
+    store.write(0, {"scores": TABLE})
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(
+        OSError, match=r"No space left on device\); nothing was changed: '.*shard-00001\.scores\.parquet'"
+    ):
+        store.write(1, {"scores": TABLE})
+    assert store.done() == {0}
+    assert sorted(path.name for path in store.folder.iterdir()) == [
+        "shard-00000.json", "shard-00000.scores.parquet", "spec.json",
+    ]  # fmt: skip
 
 
 def test_all_of_mmlu_at_eleven_alphas_fits_in_100_mb(tmp_path):

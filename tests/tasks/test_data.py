@@ -55,9 +55,11 @@ def write(folder: Path, kind: str, rows: list[dict[str, object]]) -> Path:
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "csv.gz", "parquet"])
 @pytest.mark.parametrize("name", HUB_ROWS)
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str, kind: str) -> None:
-    expected = TASKS[name].normalise(HUB_ROWS[name])
-    got = read_rows(task(name), write(tmp_path, kind, [HUB_ROWS[name]] * 2))
-    assert got == [{"sample": 0, **expected}, {"sample": 1, **expected}]
+    (first,) = {"question", "text", "activity_label", "sentence"} & set(HUB_ROWS[name]) or {"Question"}
+    own = {"id": "n2", "Record ID": "rec2", "ind": 4, first: f"Now: {HUB_ROWS[name][first]}"}
+    rows = [HUB_ROWS[name], {**HUB_ROWS[name], **{key: own[key] for key in own if key in HUB_ROWS[name]}}]
+    got = read_rows(task(name), write(tmp_path, kind, rows))
+    assert got == [{"sample": sample, **TASKS[name].normalise(row)} for sample, row in enumerate(rows)]
 
 
 def test_a_tables_missing_words_are_answers(tmp_path: Path) -> None:
@@ -97,8 +99,14 @@ def test_no_private_text_in_messages(tmp_path: Path, kind: str) -> None:
         ("rows.jsonl", b'{"a": 1}\n{"secret', r"row 1: no field|row 2: not JSON"),
         ("rows.jsonl", b'{"secret', r"row 1: not JSON \(.* at character \d+\)\.$"),
         ("rows.jsonl", b'["secret"]\n', r"row 1: not a JSON object\.$"),
-        ("rows.jsonl", b"\xff\xfe secret", r"cannot be read after row 0 \(UnicodeDecodeError\)\.$"),
-        ("rows.jsonl.gz", b"secret", r"cannot be read after row 0 \(BadGzipFile\)\.$"),
+        ("rows.jsonl", b"\xff\xfe secret", r"rows\.jsonl is UTF-16 \(it begins with ff fe\); save it as UTF-8\.$"),
+        ("rows.jsonl.gz", b"secret", r"cannot be read as \.gz \(BadGzipFile\); write it again\.$"),
+        ("rows.jsonl", b"{}\n\ncaf\xe9 secret", r"row 3: byte 4 \(0xe9\) is not UTF-8; .* Save it as UTF-8\.$"),
+        ("rows.csv", b"a,b\n1,caf\xe9 secret\n", r"row 2: byte 6 \(0xe9\) is not UTF-8; .* Save it as UTF-8\.$"),
+        ("rows.csv", b"a,b\n1,secret,3\n", r"rows\.csv.*: a row has more fields than the header|saw 3"),
+        ("rows.jsonl", b'{"a": ' + b"9" * 5000 + b"}", r"row 1: it holds a number of thousands of digits\.$"),
+        ("rows.jsonl", b'{"a": ' + b"[" * 99999, r"row 1: it holds lists in lists without end\.$"),
+        ("rows.jsonl", b'{"a": "secret", "a": 2}', r"row 1: field 'a' stands there twice\.$"),
         ("rows.jsonl", b"\n\n", r"holds no rows\.$"),
         ("rows.parquet", b"secret", r"cannot be read as parquet \(\w+\)\.$"),
         ("rows.csv", b"", r"cannot be read as csv \(EmptyDataError\)\.$"),

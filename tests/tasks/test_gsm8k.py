@@ -2,8 +2,10 @@
 
 import pytest
 
+from lacscope.depth_efficiency import CSORDAS_PROMPT_FORMAT
+from lacscope.tasks.base import prompt_format
 from lacscope.tasks.fields import FieldError
-from lacscope.tasks.gsm8k import INSTRUCTION, Gsm8k
+from lacscope.tasks.gsm8k import CSORDAS, INSTRUCTION, Gsm8k
 
 SOLUTION = (
     "Two ponds hold 2 * 600 = <<2*600=1200>>1200 newts.\nThey weigh 1200 * 5 = $<<1200*5=6000>>6,000 g.\n#### 6,000"
@@ -21,6 +23,22 @@ def test_the_question(raw: dict[str, str]) -> None:
     gold = "Two ponds hold 2 * 600 = 1200 newts.\nThey weigh 1200 * 5 = $6,000 g.\n#### 6000"
     assert question.choices == (gold,)
     assert (question.chat, question.target, question.answer) == (True, 0, "6000")
+
+
+def test_the_question_as_csordas_et_al_put_it() -> None:
+    """Their one string, cut before the solution: the marks kept, the number as published."""
+    task = Gsm8k()
+    (question,) = task.questions([task.normalise(RAW)], CSORDAS, seed=0)
+    steps, number = SOLUTION.split("#### ")
+    assert question.prompt + question.choices[0] == (
+        "Given the following problem, reason and give a final answer to the problem.\n"
+        "Problem: What do the newts weigh?\n"
+        'Your response should end with "The final answer is [answer]" where [answer] is the response to the problem.'
+        "\n\n"
+        f"{steps}The final answer is {number}"
+    )
+    assert (question.chat, question.target, question.answer) == (False, 0, "6000")
+    assert prompt_format(question.chat, CSORDAS) == CSORDAS_PROMPT_FORMAT
 
 
 def test_normalised_rows_stay_as_they_are() -> None:

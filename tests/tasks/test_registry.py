@@ -24,7 +24,8 @@ def test_the_names() -> None:
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(
-        ValueError, match=r"^there is no task 'bool_q'; choose one of boolq, mmlu, .*, pocket_options\.$"
+        ValueError,
+        match=r"^there is no task 'bool_q'; choose one of boolq, mmlu, .*, pocket_options\. Did you mean 'boolq'\?$",
     ):
         task("bool_q")
 

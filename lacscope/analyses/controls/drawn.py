@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Int
 
-from lacscope.analyses.voids import resolve_voids
-from lacscope.dataset import PHASES, TraceError, model_named, validate
+from lacscope.analyses.voids import labelled, resolve_voids
+from lacscope.dataset import PHASES, TraceError, require_first_layers, validate
+from lacscope.masks import VoidMask
 
 _DIMS = ("sample", "layer", "token")
 # voids and phases of one sample's valid tokens -> the control's voids, and how many found no place
@@ -20,7 +21,7 @@ _Draw = Callable[
 ]
 
 
-def permuted_exits(trace: xr.Dataset, voids: xr.DataArray, *, seed: int) -> xr.DataArray:
+def permuted_exits(trace: xr.Dataset, voids: xr.DataArray, *, seed: int) -> VoidMask:
     """Control of ``readout``: the exits, permuted over the tokens of the same phase of the same sample.
 
     Below a token's exit every layer is active in the mask, from it on every layer is a void. The voids below the
@@ -28,12 +29,12 @@ def permuted_exits(trace: xr.Dataset, voids: xr.DataArray, *, seed: int) -> xr.D
 
     Args:
         trace: a trace.
-        voids: the mask to match, over (sample, layer, token), True at voids.
+        voids: the mask to match, over (sample, layer, token).
         seed: of the draw, >= 0.
 
     Returns:
-        bool DataArray (sample, layer, token), True at voids, False where the token is not valid; attributes
-        ``control`` and ``seed``.
+        Mask (sample, layer, token) as from :func:`lacscope.voids`: 1 at voids, NaN where the token is not valid;
+        attributes ``control`` and ``seed``.
 
     Raises:
         TraceError: the mask is another trace's, or has a dimension ``alpha`` or ``rule``.
@@ -54,7 +55,7 @@ def permuted_exits(trace: xr.Dataset, voids: xr.DataArray, *, seed: int) -> xr.D
     return _drawn(trace, voids, draw, seed, {"control": "permuted_exits"})
 
 
-def random_layers(trace: xr.Dataset, voids: xr.DataArray, *, seed: int, protect: bool = False) -> xr.DataArray:
+def random_layers(trace: xr.Dataset, voids: xr.DataArray, *, seed: int, protect: bool = False) -> VoidMask:
     """Control of ``bypass``: each token keeps its number of voids, on random layers.
 
     Args:
@@ -64,7 +65,7 @@ def random_layers(trace: xr.Dataset, voids: xr.DataArray, *, seed: int, protect:
         protect: layers 0 and L-1 are never voids. A token with more than L-2 voids then has L-2.
 
     Returns:
-        bool DataArray (sample, layer, token); attributes ``control``, ``seed``, ``protect`` (0 or 1) and
+        Mask (sample, layer, token); attributes ``control``, ``seed``, ``protect`` (0 or 1) and
         ``shortfall``, the (layer, token) pairs that found no place.
 
     Raises:
@@ -90,7 +91,7 @@ def random_layers(trace: xr.Dataset, voids: xr.DataArray, *, seed: int, protect:
     return _drawn(trace, voids, draw, seed, {"control": "random_layers", "protect": int(protect)})
 
 
-def random_tokens(trace: xr.Dataset, voids: xr.DataArray, *, seed: int, protect: bool = False) -> xr.DataArray:
+def random_tokens(trace: xr.Dataset, voids: xr.DataArray, *, seed: int, protect: bool = False) -> VoidMask:
     """Control of ``bypass``: each layer keeps its rate, with the tokens random within the sample and phase.
 
     Args:
@@ -102,7 +103,7 @@ def random_tokens(trace: xr.Dataset, voids: xr.DataArray, *, seed: int, protect:
             the same sample and phase: those layers' rates rise by so much.
 
     Returns:
-        bool DataArray (sample, layer, token); attributes ``control``, ``seed``, ``protect`` (0 or 1) and
+        Mask (sample, layer, token); attributes ``control``, ``seed``, ``protect`` (0 or 1) and
         ``shortfall``, the pairs that found no place since the other layers were full.
 
     Raises:
@@ -134,8 +135,9 @@ def random_tokens(trace: xr.Dataset, voids: xr.DataArray, *, seed: int, protect:
 
 def _drawn(
     trace: xr.Dataset, voids: xr.DataArray, draw: _Draw, seed: int, attrs: dict[str, str | int | float]
-) -> xr.DataArray:
+) -> VoidMask:
     """The control's mask, drawn sample by sample over the valid tokens."""
+    trace = validate(trace)
     mask = _one_mask(trace, voids)
     if seed < 0:
         raise ValueError(f"seed must be >= 0, got {seed}.")
@@ -148,7 +150,7 @@ def _drawn(
         drawn[row][:, own], missing = draw(rng, mask.values[row][:, own], phase[row, own])
         shortfall += missing
     own_attrs = {**attrs, "seed": int(seed)} | ({"shortfall": shortfall} if "protect" in attrs else {})
-    return _labelled(mask.copy(data=drawn), trace, own_attrs | _alpha_of(voids))
+    return labelled(mask.copy(data=drawn), trace, own_attrs | _alpha_of(voids))
 
 
 def _alpha_of(voids: xr.DataArray) -> dict[str, str | int | float]:
@@ -156,20 +158,13 @@ def _alpha_of(voids: xr.DataArray) -> dict[str, str | int | float]:
     return {"alpha": voids.attrs["alpha"]} if "alpha" in voids.attrs else {}
 
 
-def _labelled(mask: xr.DataArray, trace: xr.Dataset, attrs: dict[str, str | int | float]) -> xr.DataArray:
-    named = mask.rename("void")
-    named.attrs = {"long_name": "the layer is a void for the token", "units": "1", **model_named(trace.attrs)}
-    named.attrs |= attrs
-    return named
-
-
 def _one_mask(trace: xr.Dataset, voids: xr.DataArray) -> xr.DataArray:
     """The mask over (sample, layer, token) and valid tokens, if it is one mask of this trace."""
-    validate(trace)
+    require_first_layers(trace, "a control puts voids on any of them")
     mask = resolve_voids(trace, voids)
     check_single(mask.dims)
     check_single(trace.dims)
-    return (mask & trace["valid"]).transpose(*_DIMS)
+    return mask.transpose(*_DIMS)
 
 
 def check_single(dims: Collection[Hashable]) -> None:

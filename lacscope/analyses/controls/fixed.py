@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 
 from lacscope.analyses.controls.drawn import check_single
 from lacscope.analyses.usage import counted_tokens
-from lacscope.dataset import TraceError, validate
+from lacscope.dataset import TraceError, require_first_layers, validate
 from lacscope.thresholds import check_alpha, lac_thresholds
 
 
@@ -82,7 +82,9 @@ def median_norm_curve(trace: xr.Dataset) -> Float[np.ndarray, " boundary"]:
     >>> median_norm_curve(synthetic_trace(n_layers=12)).shape
     (13,)
     """
-    check_single(validate(trace).dims)
+    trace = validate(trace)
+    check_single(trace.dims)
+    require_first_layers(trace, "the norm curve runs over all of them")
     counted = counted_tokens(trace, "exclude").values
     if not counted.any():
         raise TraceError("every token of the trace is a sink, so it has no typical norm: trace longer prompts.")

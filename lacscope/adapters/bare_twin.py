@@ -1,0 +1,68 @@
+"""The wrapped transformers model as it is without the bridge about it: what the bridge's own logits are held to."""
+
+import copy
+import types
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+_HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+
+
+def reference_of(bridge: Any) -> tuple[Callable[..., Any] | None, str]:
+    """A function from token ids to the bare model's logits; or None, and why there is none that could be trusted."""
+    if getattr(bridge, "compatibility_mode", False):
+        return None, "the bridge's weights were processed (compatibility mode)"
+    original = bridge.original_model
+    for module in original.modules():
+        if hasattr(module, "_hf_hook"):
+            return None, "accelerate moves the weights of this model about"
+        if any(map(_is_foreign, (*module._forward_hooks.values(), *module._forward_pre_hooks.values()))):
+            return None, "modules of the wrapped model carry hooks of their own"
+    twin = bare_twin(original)
+
+    def logits(tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
+        found: Tensor = twin(input_ids=tokens, use_cache=False).logits
+        return found
+
+    return logits, ""
+
+
+def _is_foreign(hook: Callable[..., Any]) -> bool:
+    """True for a hook that neither TransformerLens nor lacscope put there."""
+    return not (_is_of("transformer_lens.", hook) or _is_of("lacscope.", hook))
+
+
+def _is_of(package: str, function: Any) -> bool:
+    inner = getattr(function, "func", function)
+    return str(getattr(inner, "__module__", "")).startswith(package)
+
+
+def bare_twin(model: nn.Module) -> nn.Module:
+    """The model's tree of modules, copied without any bridge component or hook in it; parameters are shared.
+
+    To be made once the model has run, and to be let go at once: some models (RWKV) change their weights in their first
+    pass in evaluation mode, and remember it.
+    """
+    return _bare(model, {})
+
+
+def _bare(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
+    while (original := getattr(module, "original_component", None)) is not None:
+        module = original
+    if id(module) not in made:
+        twin = made[id(module)] = copy.copy(module)
+        for name in _HOOKS:
+            vars(twin)[name] = OrderedDict()
+        forward: Any = vars(twin).get("forward")
+        if _is_of("transformer_lens.", forward):
+            del vars(twin)["forward"]  # the bridge's way through the layer, on the bridge's parts
+        elif getattr(forward, "__self__", None) is module:
+            vars(twin)["forward"] = types.MethodType(forward.__func__, twin)
+        vars(twin)["_modules"] = {
+            name: None if child is None else _bare(child, made) for name, child in module._modules.items()
+        }
+    return made[id(module)]
