@@ -11,14 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lacscope.adapters import adapt
+from lacscope.adapters import Adapter, adapt
 from lacscope.adapters.weights import (
     layer_of,
     multiplied,
     own_tensors,
     parts,
-    persistent_buffers,
+    present,
     quantised_as,
+    weight_buffers,
 )
 
 
@@ -29,12 +30,24 @@ def weight_processing(model: Any) -> str:
     move by up to 11 % (measured). Folding alone moves none.
     """
     adapter = adapt(model)
-    embedding: Float[Tensor, "vocab d_model"] = adapter.model.W_E.detach()[:64].float()
+    embedding = _embedding(adapter)[:64].float()
     if bool(embedding.mean(-1).abs().max() < 1e-4 * embedding.abs().mean()):
         return "centred: residual norms differ from the raw model's"
     normalization = str(getattr(adapter.model.cfg, "normalization_type", "") or "")
     compatible = bool(getattr(adapter.model, "compatibility_mode", False))
     return "folded" if compatible or normalization.endswith("Pre") else "none"
+
+
+def _embedding(adapter: Adapter) -> Float[Tensor, "vocab d_model"]:
+    """The token embedding, fetched where it is offloaded."""
+    embedding: Tensor = adapter.model.W_E.detach()
+    if embedding.device.type != "meta":
+        return embedding
+    return next(
+        present(module, name, tensor)
+        for module, name, tensor in own_tensors(_root(adapter))
+        if tensor.shape == embedding.shape
+    )
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,9 @@ def weights_digest(model: Any) -> str:
     digest = hashlib.sha256()
     root = _root(model)
     bytes_of: Any = digest.update
-    for module, name, tensor in (*own_tensors(root), *persistent_buffers(root)):
+    # HookedTransformer saves its causal masks as buffers: they are no weights.
+    buffers = weight_buffers(root) if hasattr(adapt(model).model, "original_model") else ()
+    for module, name, tensor in (*own_tensors(root), *buffers):
         for said, part in parts(module, name, tensor):
             digest.update(said.encode())
             if part is not None:

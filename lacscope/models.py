@@ -137,8 +137,11 @@ def _bridge(hf_model: Any, tokenizer: Any, label: str, *, residual_only: bool) -
         if is_wrapper(hf_model):
             hf_model = language_model(hf_model) or hf_model
         if bridged_class(hf_model) is None:
+            merge = hasattr(hf_model, "merge_and_unload")
+            todo = "merge the adapter with merge_and_unload()" if merge else "its newest version may have one"
             raise UnsupportedModelError(
-                f"{label} cannot be traced: TransformerLens has no bridge for transformers' {type(hf_model).__name__}."
+                f"{label} cannot be traced: the installed TransformerLens has no bridge for {type(hf_model).__name__}; "
+                f"{todo}."
             )
         bridge = build_bridge(hf_model, tokenizer, name=label, residual_only=residual_only)
     except UnsupportedModelError:

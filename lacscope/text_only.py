@@ -39,7 +39,7 @@ def language_model(hf_model: Any) -> Any | None:
     found = _around(decoder, head) or _rebuilt(decoder, head)
     if found is None:
         return None
-    found.generation_config = hf_model.generation_config
+    found.generation_config, found.name_or_path = hf_model.generation_config, hf_model.name_or_path
     for name in ("hf_device_map", "hf_quantizer", "is_quantized", "quantization_method", "is_loaded_in_4bit"):
         if name in vars(hf_model):
             setattr(found, name, vars(hf_model)[name])

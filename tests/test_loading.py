@@ -171,7 +171,7 @@ def test_a_class_that_transformerlens_does_not_know_is_refused_in_a_sentence():
     mine = tiny_transformers_model("llama")
     strange = type("StrangeForCausalLM", (type(mine),), {})
     mine.__class__ = strange
-    with pytest.raises(UnsupportedModelError, match=r"TransformerLens has no bridge for .*StrangeForCausalLM\.$"):
+    with pytest.raises(UnsupportedModelError, match=r"TransformerLens has no bridge for StrangeForCausalLM; its"):
         lacscope.load_model(mine)
 
 

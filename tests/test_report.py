@@ -75,3 +75,28 @@ def test_a_bypass_trace_is_drawn_with_its_own_voids(tiny, tmp_path: Path):
     trace = lacscope.trace(tiny, [[5, 6, 7]], rule=lacscope.FixedLayers([1]), effect="bypass")
     paths = save_figures(trace, tmp_path, dpi=40)
     assert "usage_by_alpha" not in paths
+
+
+def test_every_figure_says_what_its_weights_are_quantised_to(tmp_path: Path) -> None:
+    import matplotlib.pyplot as plt
+    from matplotlib.text import Text
+
+    from lacscope.figures import say_weights, write_figure
+
+    def words(figure: object) -> str:
+        return " ".join(text.get_text() for text in figure.findobj(Text))  # type: ignore[attr-defined]
+
+    packed = {"model": "m", "quantization": "GGUF Q4_1 x 210, F32 x 61, dequantised"}
+    figure, ax = plt.subplots()
+    write_figure(figure, tmp_path / "one.png", packed, 50)
+    assert "m: weights GGUF Q4_1 x 210, F32 x 61, dequantised" in words(figure)
+    say_weights(figure, packed)  # said once
+    assert words(figure).count("Q4_1") == 1
+    several, _ = plt.subplots()
+    say_weights(several, {"runs": [packed, packed, {"model": "n", "quantization": ""}]})
+    assert words(several).count("Q4_1") == 1
+    plain, _ = plt.subplots()
+    say_weights(plain, {"model": "n"})
+    assert "weights" not in words(plain)
+    plt.close("all")
+    assert ax.figure is figure

@@ -21,24 +21,24 @@ LAC = lacscope.L2AdaptiveComputation()
 class PackedLinear(nn.Module):
     """A linear map as GPTQ's kernels keep it: integers and scales in buffers, no parameter."""
 
-    def __init__(self, linear: nn.Linear, sharper: float = 1.0) -> None:
+    def __init__(self, linear: nn.Linear, sharper: float = 1.0, saved: bool = True) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         scales = linear.weight.detach().abs().amax(1) / 7
         self.register_buffer("qweight", (linear.weight.detach() / scales[:, None]).round().to(torch.int32))
-        self.register_buffer("scales", scales * sharper)
+        self.register_buffer("scales", scales * sharper, persistent=saved)
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ (self.qweight * self.scales[:, None]).T
 
 
-def packed(sharper: float = 1.0, hooks: str = "residual") -> Any:
+def packed(sharper: float = 1.0, hooks: str = "residual", saved: bool = True) -> Any:
     hf_model = tiny_transformers_model("llama")
     for layer in hf_model.model.layers:
         for owner in (layer.self_attn, layer.mlp):
             for name, module in list(owner.named_children()):
                 if isinstance(module, nn.Linear):
-                    setattr(owner, name, PackedLinear(module, sharper))
+                    setattr(owner, name, PackedLinear(module, sharper, saved))
     return build_bridge(hf_model, None, name="packed", residual_only=hooks == "residual")
 
 
@@ -55,6 +55,7 @@ def test_packed_weights_that_trace_otherwise_have_other_digests():
     one, same, other = packed(), packed(), packed(sharper=1.5)
     assert weights_digest(one) == weights_digest(same)
     assert weights_digest(one) != weights_digest(other)
+    assert weights_digest(packed(saved=False)) != weights_digest(packed(sharper=1.5, saved=False))
     norms = [lacscope.trace(model, IDS)["resid_post_norm"] for model in (one, other)]
     assert not norms[0].equals(norms[1])
     assert weights_digest(packed(hooks="full")) == weights_digest(one)

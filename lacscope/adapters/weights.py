@@ -20,15 +20,20 @@ def own_tensors(root: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
                 yield module, name, parameter
 
 
-def persistent_buffers(root: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """The buffers that are saved with the weights, without the zero biases that TransformerLens adds to heads."""
+def weight_buffers(root: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """The buffers that belong to the weights: those that are saved with them, and all of a packed linear map.
+
+    Left out are what is made of the config (rotary frequencies, masks), and the zero biases that TransformerLens adds
+    to heads.
+    """
     seen: set[int] = set()
     for module in root.modules():
         for name, buffer in module._buffers.items():
-            if buffer is None or name in module._non_persistent_buffers_set or id(buffer) in seen:
+            made = name in module._non_persistent_buffers_set and not _packed(module)
+            if buffer is None or made or id(buffer) in seen:
                 continue
             seen.add(id(buffer))
-            if name == "bias" and isinstance(module, nn.Linear):
+            if name == "bias" and isinstance(module, nn.Linear) and buffer.device.type != "meta" and not buffer.any():
                 continue
             yield module, name, buffer
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lacscope.adapters import adapt
 from lacscope.dataset import installed_versions
+from lacscope.facts import quantization
 from lacscope.harness.choose import resolve_rule
 from lacscope.harness.usage import ScoredRows, Usage
 from lacscope.hooks import halting
@@ -207,6 +208,7 @@ class LacscopeLM(HFLM):
         """What lm-eval keeps of the model beside its scores: ours is under ``lacscope``."""
         report = {
             "model": self.adapter.name,
+            "quantization": quantization(self.adapter),
             "rule": describe_rule(self.rule),
             "effect": self.effect,
             "versions": {**installed_versions(), "lm_eval": version("lm_eval")},
