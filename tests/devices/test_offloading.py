@@ -13,13 +13,8 @@ from lacscope.adapters import adapt
 from lacscope.adapters.offloading import running_device
 from lacscope.testing import tiny_transformers_model
 
-PARTS = (
-    "model.embed_tokens",
-    *(f"model.layers.{layer}" for layer in range(4)),
-    "model.norm",
-    "model.rotary_emb",
-    "lm_head",
-)
+LAYERS = [f"model.layers.{layer}" for layer in range(4)]
+PARTS = ("model.embed_tokens", *LAYERS, "model.norm", "model.rotary_emb", "lm_head")
 
 
 @pytest.fixture(scope="module")
