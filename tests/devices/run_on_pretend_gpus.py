@@ -45,8 +45,8 @@ def _compared(call: Call, expected: Any, model: Any) -> dict[str, Any]:
     found = _outcome(call, model)
     cost = {"seconds": time.process_time() - began}
     if isinstance(expected, Exception) or isinstance(found, Exception):
-        same = type(found) is type(expected) and str(found) == str(expected)
-        return {"refused": str(found), **cost} if same else {"error": _where(found, expected), **cost}
+        alike = isinstance(expected, lacscope.UnsupportedModelError) and repr(expected) == repr(found)
+        return {"refused": str(found), **cost} if alike else {"error": _where(found, expected), **cost}
     return {**difference(expected, found, call.wall_clock).as_dict(), **cost}
 
 

@@ -54,10 +54,12 @@ def python(*given: str) -> str:
 
 
 def check(found: dict[str, dict[str, Any]]) -> None:
-    """Each call gives what it gives on the CPU: the values are the same, computed by the same kernels."""
+    """Each call gives what it gives on the CPU, by the same kernels, or refuses the model in the same words."""
+    compared = {name: one for name, one in found.items() if "refused" not in one}
+    assert len(compared) > 60, sorted(found.keys() - compared.keys())
     wrong = {
         name: one
-        for name, one in found.items()
+        for name, one in compared.items()
         if isinstance(one["error"], str) or one["error"] > 1e-5 or one["flips"] or one["others"]
     }
     assert not wrong, json.dumps(wrong, indent=1)
