@@ -56,7 +56,12 @@ class PretendTensor(Tensor):
     machine: "PretendGPUs"
 
     @staticmethod
-    def __new__(cls, on_cpu: Tensor, device: torch.device, machine: "PretendGPUs") -> "PretendTensor":
+    def __new__(
+        cls, on_cpu: Tensor, device: Any = None, machine: "PretendGPUs | None" = None, requires_grad: bool = False
+    ) -> Any:
+        if machine is None:
+            # accelerate makes a weight that it lends, or takes back, by the class of the one before it.
+            return nn.Parameter(on_cpu, requires_grad=False)
         made = Tensor._make_wrapper_subclass(
             cls, on_cpu.size(), strides=on_cpu.stride(), dtype=on_cpu.dtype, layout=on_cpu.layout, device=device
         )

