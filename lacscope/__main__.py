@@ -1,6 +1,9 @@
 """``lacscope``, ``python -m lacscope`` and ``accelerate launch -m lacscope``: the command line."""
 
+import os
 import sys
+
+_INTERRUPTED = (130, 143)
 
 
 def main() -> None:
@@ -10,7 +13,15 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted. Nothing was written.\n")
         sys.exit(130)
-    run()
+    try:
+        run()
+    except SystemExit as stop:
+        if stop.code not in _INTERRUPTED:
+            raise
+        # All is said and every file is whole; taking a loaded model apart would keep the user waiting for seconds.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(stop.code))
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ class _Session:
     def _on_disk(self, asked: int) -> str:
         parts = len(self.store.parts())
         begun = f" and {counted(parts, 'part')} of others" if parts else ""
-        return f"{len(self.made)} of {counted(asked, 'result')}{begun} are in {self.store.folder}. Go on with"
+        return f"{self.store.folder} has {len(self.made)} of {counted(asked, 'result')}{begun}. Go on with"
 
 
 def _check_prompts(task: list[str] | None, text: Path | None, data: list[str] | None, max_tokens: int | None) -> None:

@@ -157,7 +157,8 @@ def tell(error: Exception, console: Console, *, with_traceback: bool) -> int:
     if not is_users(error):
         how = "report it with the lines above" if with_traceback else f"see how with {_same_command()} --traceback"
         said.append(f"This is a bug in lacscope, not a mistake of yours: {how}.")
-    _print(console, "error:", "bold red", *said, *getattr(error, "__notes__", ()))
+    said += getattr(error, "__notes__", ())
+    _print(console, "error:", "bold red", *(one if one.endswith(".") else f"{one}." for one in said[:-1]), said[-1])
     return MISTAKE if is_users(error) else BUG
 
 

@@ -178,7 +178,7 @@ def reproduce(
 
 
 def _on_disk(out: Path, done: int, begun: int) -> str:
-    return f"{done} of {counted(begun, 'shard')} of the parts begun are in {out / 'runs'}. Go on with"
+    return f"{out / 'runs'} has {done} of {counted(begun, 'shard')} of the parts begun. Go on with"
 
 
 def _write_report(out: Path) -> None:

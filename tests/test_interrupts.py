@@ -83,7 +83,7 @@ def test_reproduce_says_which_shards_are_there_and_goes_on_from_them(home: Path,
     last = said.strip().splitlines()[-1]
     assert code == 130, said
     assert last.startswith(
-        f"interrupted. 2 of 4 shards of the parts begun are in {tmp_path / 'o [/b]'}/runs. Go on with: "
+        f"interrupted. {tmp_path / 'o [/b]'}/runs has 2 of 4 shards of the parts begun. Go on with: "
     )
     assert f"lacscope reproduce --model {home / 'm'} --task lambada" in last
     assert f"--out '{tmp_path / 'o [/b]'}'" in last
@@ -107,7 +107,7 @@ def test_analyze_says_what_is_there_and_keeps_it(home: Path, tmp_path: Path, int
     code, said, _ = interrupted(words, "lacscope.analyze.store.write_sealed", calls=6, number=number)
     how, last = "interrupted" if number == signal.SIGINT else "terminated", said.strip().splitlines()[-1]
     assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], said
-    assert last.startswith(f"{how}. 1 of 2 results and 1 part of others are in {tmp_path / 'o' / 'm'}. Go on with: ")
+    assert last.startswith(f"{how}. {tmp_path / 'o' / 'm'} has 1 of 2 results and 1 part of others. Go on with: ")
     again = subprocess.run(
         [sys.executable, "-m", "lacscope", *map(str, words)],
         capture_output=True, text=True, timeout=200, env={**os.environ, "COLUMNS": "400"},

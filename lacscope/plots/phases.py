@@ -84,8 +84,8 @@ def _missing(row: pd.Series) -> str:
 
 def _say_beside(ax: Axes, height: int, text: str) -> None:
     text = textwrap.fill(text, _BESIDE_CHARACTERS)
-    place = {"transform": ax.get_yaxis_transform(), "va": "center"}
-    ax.text(1.01, height, text, **place, fontsize=SMALL, color="0.25", parse_math=False)
+    across = ax.get_yaxis_transform()
+    ax.text(1.01, height, text, transform=across, va="center", fontsize=SMALL, color="0.25", parse_math=False)
 
 
 def _title(ax: Axes, rows: pd.DataFrame) -> str:
