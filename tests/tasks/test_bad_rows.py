@@ -1,4 +1,4 @@
-"""Rows that hold no text, for every task and kind of file: refused by file, row and field; published repeats are read."""
+"""Rows that hold no text, for every task and kind of file: refused by file, row and field; MMLU's repeats are read."""
 
 import json
 from pathlib import Path
