@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """A file of prompts: text, one prompt a line, or JSONL, one text or chat a line. Faults are named by file and row."""
+=======
+"""A file of prompts: text, one a line, or JSONL, one text or one chat a line. Faults are named by file and row."""
+>>>>>>> w/inputs
 
 import json
 from collections.abc import Mapping
@@ -76,10 +80,7 @@ def _chat(messages: Any, where: str) -> list[dict[str, Any]]:
         for key in ("role", "content"):
             if key not in message:
                 raise PromptsFileError(f'{where}: message {place} has no "{key}".')
-            if isinstance(message[key], str):
-                _text(message[key] or " ", f'{where}: message {place}\'s "{key}"')
-            elif key == "role" or not isinstance(message[key], list):
-                raise PromptsFileError(
-                    f'{where}: message {place}\'s "{key}" is {json.dumps(message[key]):.60}, not text.'
-                )
+            parts = isinstance(message[key], list) and key == "content"
+            if message[key] != "" and not parts:
+                _text(message[key], f'{where}: message {place}\'s "{key}"')
     return messages

@@ -17,7 +17,8 @@ LONG = [" ".join(["river", word] * 60) for word in ("deep", "cold", "wood")]
 def boolq(folder, n):
     path = folder / "boolq.jsonl"
     rows = [
-        {"question": f"is it {'deep' if i % 2 else 'cold'}", "passage": "river", "answer": i % 2 == 0} for i in range(n)
+        {"question": f"is it {'deep' if i % 2 else 'cold'}", "passage": f"river {i}", "answer": i % 2 == 0}
+        for i in range(n)
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
