@@ -98,7 +98,7 @@ def scores_of_groups(parts: Sequence[xr.Dataset]) -> xr.Dataset:
 def curves_of_depth(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
     """The three curves that effective depth is read from, by prompt."""
     rows, read = prompts.whole, prompts.max_tokens
-    said = {"data": prompts.name, "prompt_format": prompts.prompt_format}
+    said: dict[str, Any] = {"data": prompts.name, "prompt_format": prompts.prompt_format}
     cosines = depth.residual_cosines(model, rows, max_tokens=read, **said)
     lens = depth.logit_lens(model, rows, max_tokens=read, **said).isel(state=slice(cosines.sizes["layer"]))
     cosine = (cosines["cos_attn_resid"] + cosines["cos_mlp_resid"] + cosines["cos_update_resid"]) / 3

@@ -73,8 +73,9 @@ def relative_contributions(
     >>> found = relative_contributions(model, ["The capital of France is"])  # doctest: +SKIP
     >>> pool_tokens(found).block_contribution  # doctest: +SKIP
     """
-    asked = {"sublayers": sublayers, "exclude_sinks": exclude_sinks, "max_tokens": max_tokens}
-    asked["prompt_format"] = prompt_format
+    asked = {"sublayers": sublayers, "exclude_sinks": exclude_sinks, "max_tokens": max_tokens} | {
+        "prompt_format": prompt_format
+    }
     return _token_means(model, inputs, _contributions, CSORDAS_CONTRIBUTIONS, asked, data)
 
 
@@ -101,8 +102,9 @@ def residual_cosines(
     >>> found = residual_cosines(model, ["The capital of France is"])  # doctest: +SKIP
     >>> pool_tokens(found).cos_update_resid  # doctest: +SKIP
     """
-    asked = {"sublayers": sublayers, "exclude_sinks": exclude_sinks, "max_tokens": max_tokens}
-    asked["prompt_format"] = prompt_format
+    asked = {"sublayers": sublayers, "exclude_sinks": exclude_sinks, "max_tokens": max_tokens} | {
+        "prompt_format": prompt_format
+    }
     return _token_means(model, inputs, _cosines, CSORDAS_COSINES, asked, data)
 
 

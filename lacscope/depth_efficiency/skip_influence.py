@@ -201,9 +201,9 @@ def influence_dataset(
     aggregate = {"aggregation": "max over samples"}
     return xr.Dataset(
         {
-            "influence": (("sample", "skipped", "layer"), by_layer, _INFLUENCE | nan),
+            "influence": (("sample", "skipped", "layer"), by_layer, {**_INFLUENCE, **nan}),
             "output_influence": (("sample", "skipped"), by_output, _OUTPUT),
-            "max_influence": (("skipped", "layer"), by_layer.max(0), _INFLUENCE | nan | aggregate),
+            "max_influence": (("skipped", "layer"), by_layer.max(0), {**_INFLUENCE, **nan, **aggregate}),
             "max_output_influence": (("skipped",), by_output.max(0), _OUTPUT | aggregate),
         },
         coords={

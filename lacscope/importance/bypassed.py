@@ -4,6 +4,7 @@ The block is bypassed as the effect ``bypass`` has it: its output is its input; 
 stay visible to the others. Blocks before it are not run again.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -62,7 +63,14 @@ def without_each(model: Any, sample: Sample, read: Residuals) -> Iterator[Float[
 
 
 def positions_bypassed(phase: str, window: tuple[int, int] | None, answer: str) -> str:
-    """The same in words."""
+    """The same in words.
+
+    >>> [positions_bypassed("all", window, "response") for window in ((0, 1), (1, 3), (1, sys.maxsize))]
+    ['position 0', 'positions 1 to 2', 'positions 1 on']
+    """
     if window is not None:
-        return f"positions {window[0]} to {window[1] - 1}"
+        first, last = window[0], window[1] - 1
+        if window[1] == sys.maxsize:
+            return f"positions {first} on"
+        return f"position {first}" if first == last else f"positions {first} to {last}"
     return {"all": "all tokens", "prefill": "the prompt's tokens", "decode": f"the {answer}'s tokens"}[phase]

@@ -80,8 +80,10 @@ def fisher(subset: int) -> tuple[float, float]:
 
 
 def ablation(name: str) -> np.ndarray:
-    """Mean change of the loss by layer when it is bypassed, on SmolLM2."""
-    return result(SMOL, name)["loss"].mean("sample").values
+    """Mean KL to the full model by layer when it is bypassed, on SmolLM2."""
+    found = result(SMOL, name)
+    assert found.attrs["data"] == result(SMOL, "ablation").attrs["data"]
+    return found["kl"].mean("sample").values
 
 
 def rank(values: np.ndarray, layer: int) -> int:

@@ -204,7 +204,7 @@ def layer_11() -> Iterator[str]:
     yield "active at every position 0 and at no other token of 10 questions"
     assert int(groups["n_samples"].max()) == 10
     whole, first, rest = (ablation(name) for name in ("ablation", "ablation-first", "ablation-rest"))
-    yield f"bypassing it costs {whole[11]:.2f} nats, the {_ordinal(rank(whole, 11))} most of {len(whole)} layers"
+    yield f"bypassing it costs {whole[11]:.2f} nats of KL, the {_ordinal(rank(whole, 11))} most of {len(whole)} layers"
     yield f"at position 0 alone {first[11]:.2f}"
     yield f"everywhere else {rest[11]:.2f}, rank {rank(rest, 11)}"
 

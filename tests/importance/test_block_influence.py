@@ -43,9 +43,17 @@ def test_lim_is_the_negative_cosine_of_flattened_states(pair: Any, exclude_sinks
             assert float(found.lim_token_mean[sample, layer]) == pytest.approx(by_token, abs=1e-5)
 
 
-def test_the_last_state_after_the_final_norm_is_transformers_own(pair: Any) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_last_state_after_the_final_norm_is_transformers_own(architecture: str) -> None:
     """As code has it that reads ``hidden_states``, whose last entry is normed: the last layer alone differs."""
-    plain, model = pair
+
+    def uneven(hf_model: Any) -> None:
+        inner = hf_model.base_model
+        norm = inner.norm if hasattr(inner, "norm") else inner.final_layer_norm
+        with torch.no_grad():
+            norm.weight.copy_(torch.linspace(0.1, 3.0, len(norm.weight)))
+
+    plain, model = twins(architecture, uneven)
     ids = PROMPTS[0]
     with torch.no_grad():
         hidden = plain(torch.tensor([ids]), output_hidden_states=True, use_cache=False).hidden_states
