@@ -21,12 +21,13 @@ class VoidMask(xr.DataArray):
     - ``~void`` and ``1 - void`` are the active pairs; ``(~void).mean()`` is usage, over any dimensions.
     - ``sum``, ``any`` and ``all`` are missing where all that they run over is (``void.sum("layer")`` of padding).
     - Comparisons, ``&``, ``|``, ``^`` and ``isin`` are masks again, missing where one of both is.
+    - ``norm.where(void)`` and ``xr.where(void, a, b)`` give what is missing where the mask is missing.
     - ``astype(bool)`` raises TypeError while something is missing.
     - ``to_dataframe``, ``to_series`` and ``to_pandas`` leave padding out.
 
     Plain numpy knows nothing of this: ``void.values`` has NaN on padding (``np.nanmean`` is right), ``void.size``
-    counts it, and as the condition of ``xr.where(void, a, b)`` it is true. ``void.to_netcdf(path)`` saves a mask; what
-    ``xr.open_dataarray(path)`` opens is plain, and right again as ``VoidMask(opened)``.
+    counts it. ``void.to_netcdf(path)`` saves a mask; what ``xr.open_dataarray(path)`` opens is plain: right again is
+    ``VoidMask(opened)``.
 
     >>> valid = [[True, True], [True, False]]
     >>> void = VoidMask(xr.DataArray([[1, 0], [1, np.nan]], dims=("sample", "token")))
@@ -35,6 +36,16 @@ class VoidMask(xr.DataArray):
     """
 
     __slots__ = ()
+
+    @property
+    def variable(self) -> xr.Variable:
+        """The array without coordinates; as the condition of a ``where`` it knows what is missing."""
+        found = super().variable
+        if type(found.data) is np.ndarray and found.dtype.kind == "f":
+            # Kept, so that attributes which are set through it stay.
+            values = found.data.view(_Values)
+            self._variable = xr.Variable(found.dims, values, found.attrs, found.encoding, fastpath=True)
+        return self._variable
 
     # --- arithmetic that keeps what is missing ---------------------------------------------------------
 
@@ -178,6 +189,40 @@ class VoidMask(xr.DataArray):
 
     def _joined(self, join: Callable[[Any, Any], Any], other: Any) -> "VoidMask":
         return self._kept(join(_filled(self), _filled(other)), other)
+
+
+class _Values(np.ndarray):
+    """A mask's numbers: as a condition, what is missing gives what is missing."""
+
+    def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> np.ndarray:  # type: ignore[override]
+        found = np.asarray(self).astype(dtype, *args, **kwargs)
+        missing = np.isnan(np.asarray(self)) if np.dtype(dtype) == bool and self.dtype.kind == "f" else np.False_
+        if not missing.any():
+            return found
+        condition = found.view(_Condition)
+        condition.missing = missing
+        return condition
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        plain = [np.asarray(one) if isinstance(one, _Values) else one for one in args]
+        if all(one is other for one, other in zip(plain, args, strict=True)):
+            return super().__array_function__(func, types, args, kwargs)
+        return func(*plain, **kwargs)
+
+
+class _Condition(np.ndarray):
+    """True, False and missing, for ``np.where`` alone."""
+
+    missing: np.ndarray
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func is not np.where or not isinstance(args[0], _Condition):
+            return super().__array_function__(func, types, args, kwargs)
+        found = np.where(np.asarray(args[0]), *args[1:], **kwargs)
+        if found.dtype.kind in "biu":
+            found = found.astype(np.float64)
+        found[np.broadcast_to(args[0].missing, found.shape)] = np.nan
+        return found
 
 
 def _plain(value: Any) -> Any:

@@ -86,7 +86,8 @@ def trace(
 
     Returns:
         The trace, an ``xarray.Dataset`` with dimensions (sample, layer, token). Norms are float32, in units
-        of the stream; each row belongs to the token that is *read*.
+        of the stream; each row belongs to the token that is *read*. What is padding is NaN, in ``void`` too. One
+        phase is ``t.where(t.phase == "decode")``: ``phase`` is a label of tokens and no dimension.
 
     Raises:
         InputError: inputs that cannot be read, or do not fit the context.

@@ -117,6 +117,16 @@ IDIOMS: dict[str, tuple[Callable[[Any, xr.Dataset], Any], Callable[[Cells, xr.Da
         lambda v, t: t["update_norm"].where(~v).mean(),
         lambda c, t: mean(t["update_norm"].values[x[:3]] for x in c if not x[3]),
     ),
+    "xr.where": (lambda v, t: xr.where(v, 0, 1).mean(), lambda c, t: mean(1 - x[3] for x in c)),
+    "xr.where of ==": (lambda v, t: xr.where(v == 1, 0.0, 1.0).mean(), lambda c, t: mean(1 - x[3] for x in c)),
+    "tokens where": (
+        lambda v, t: t["token_id"].where(v.isel(layer=2)).count(),
+        lambda c, t: sum(x[3] for x in c if x[1] == 2),
+    ),
+    "where, else 0": (
+        lambda v, t: t["update_norm"].where(~v, 0).mean(),
+        lambda c, t: mean((1 - x[3]) * t["update_norm"].values[x[:3]] for x in c),
+    ),
     "weights": (
         lambda v, t: (v * t["update_norm"]).sum() / t["update_norm"].sum(),
         lambda c, t: (
@@ -257,6 +267,17 @@ def test_it_says_what_made_it_and_can_be_saved(tmp_path: Path) -> None:
     assert float((~again).mean()) == float((~void).mean())
     xr.testing.assert_equal(layer_usage(trace, again), layer_usage(trace, void))
     assert GivenVoids.of(again) == GivenVoids.of(void)
+
+
+def test_attributes_that_are_set_stay_and_a_copy_has_its_own() -> None:
+    mask = VoidMask(xr.DataArray(np.zeros(3, dtype=np.float32), dims="token"))
+    mask.attrs = {"a": 1}
+    mask.attrs["b"] = 2
+    other = mask.copy(deep=True)
+    other.attrs["b"] = 3
+    other[0] = 1
+    assert (mask.attrs, float(mask.sum())) == ({"a": 1, "b": 2}, 0)
+    assert (other.attrs["b"], float(other.sum())) == (3, 1)
 
 
 def test_the_papers_alpha_is_the_default() -> None:

@@ -272,7 +272,7 @@ def test_a_list_of_one_rule_still_has_the_dimension(effect):
     many = trace(shared_model(), PROMPTS[:2], rule=[RULE], effect=effect, max_new_tokens=3)
     one = trace(shared_model(), PROMPTS[:2], rule=RULE, effect=effect, max_new_tokens=3)
     assert many.void.dims[0] == "rule"
-    assert (many.void.isel(rule=0).values == one.void.values).all()
+    np.testing.assert_array_equal(many.void.isel(rule=0).values, one.void.values)
 
 
 def test_not_a_number_names_layer_token_and_sample():

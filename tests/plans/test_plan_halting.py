@@ -43,7 +43,7 @@ def test_a_trace_under_another_order_is_the_rebuilt_models(effect):
         assert_same_trace(rows_of(found, sample), rows_of(wanted, sample))
         np.testing.assert_allclose(rows_of(found, sample).logits, rows_of(wanted, sample).logits, atol=1e-5)
     if effect == "observe":
-        assert bool((voids(found, 0.6) == found.void).all())
+        np.testing.assert_array_equal(voids(found, 0.6), found.void)
 
 
 @pytest.mark.parametrize("hooks", ["full", "residual"])
@@ -72,7 +72,7 @@ def test_sublayer_rules_and_measures_under_a_skip():
         found = trace(shared_model("llama"), PROMPTS, **options)
     kept = found.isel(layer=[0, 2, 3])
     np.testing.assert_allclose(kept.attn_out_norm.values, wanted.attn_out_norm.values, rtol=1e-5)
-    assert bool((kept.void.values == wanted.void.values).all())
+    np.testing.assert_array_equal(kept.void.values, wanted.void.values)
     assert not np.nanmax(found.attn_out_norm.sel(layer=1).values)
     np.testing.assert_allclose(rows_of(found, 0).cos_pre_post.sel(layer=1).values, 1, rtol=1e-6)
 
@@ -94,7 +94,7 @@ def test_halting_inside_and_outside_a_plan(outer):
             generate()
     found = recorder.trace
     np.testing.assert_allclose(found.delta_norm.values, wanted.delta_norm.values, atol=1e-4)
-    assert bool((found.void.values == wanted.void.values).all())
+    np.testing.assert_array_equal(found.void.values, wanted.void.values)
     assert json.loads(found.attrs["plan"])["blocks"] == ORDER
 
 
@@ -105,7 +105,7 @@ def test_plain_hooks_under_a_plan():
     with plan(model, Plan.of(4, [1, 0, 0])), torch.no_grad():
         logits = model.run_with_hooks(torch.tensor([PROMPTS[0]]), fwd_hooks=hooks)
     np.testing.assert_allclose(logits[0], wanted.logits.values[0], atol=1e-5)
-    assert bool((recorder.trace.void.values == wanted.void.values).all())
+    np.testing.assert_array_equal(recorder.trace.void.values, wanted.void.values)
 
 
 def test_a_fixed_layer_is_a_block_wherever_it_stands():
