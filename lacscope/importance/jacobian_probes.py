@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lacscope.adapters import Adapter, registered
-from lacscope.checks import UnsupportedModelError
+from lacscope.checks import UnsupportedModelError, rows_at_once
 from lacscope.residuals import Residuals
 
 
@@ -28,6 +28,10 @@ def identity_distances(
     Raises:
         UnsupportedModelError: the model has an operation without a forward-mode derivative.
     """
+    if rows_at_once(adapter, n_probes) < n_probes:
+        raise UnsupportedModelError(
+            f"{adapter.name} reads one row at a time with a cache, and a prompt's {n_probes} probes are rows of a step."
+        )
     probe = _Probe(adapter.n_layers)
     columns: list[Tensor] = []
     cache = None
