@@ -182,13 +182,8 @@ def _from_text(adapter: Adapter, text: str, index: int) -> list[int]:
     if bos is not None and ids[:2] == [bos, bos]:
         warnings.warn(
             f"prompt {index} is read with two BOS tokens ({tokenizer.bos_token!r}): the text has one, as a rendered "
-<<<<<<< HEAD
-            "chat does, and the tokenizer puts another before it. Give the chat itself (list of {'role', 'content'}), "
-            "the text without its BOS, or token ids.",
-=======
             "chat does, and the tokenizer puts another before it. Give the chat itself (a list of {'role', "
             "'content'}), the text without its BOS, or token ids.",
->>>>>>> w/inputs
             InputWarning,
             stacklevel=3,
         )

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""A file of prompts: text, one prompt a line, or JSONL, one text or chat a line. Faults are named by file and row."""
-=======
 """A file of prompts: text, one a line, or JSONL, one text or one chat a line. Faults are named by file and row."""
->>>>>>> w/inputs
 
 import json
 from collections.abc import Mapping

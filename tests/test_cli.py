@@ -132,14 +132,7 @@ def test_an_existing_file_is_kept_unless_forced(run: Callable[..., Result], mode
         ('{"messages": [{"role": "user"}]}\n', 'line 1: message 1 has no "content"'),
         ('{"messages": [{"role": "user", "content": 5}]}\n', 'line 1: message 1\'s "content" is 5, not text'),
         ('{"question": "a"}\n', 'line 1: needs "prompt" (text) or "messages" (a chat).'),
-<<<<<<< HEAD
-        (
-            '{"prompt": "a"}\n{"messages": [{"role": "user", "content": "b"}]}\n',
-            "some prompts are text and some are chats",
-        ),
-=======
         ('{"prompt": "a"}\n{"messages": [{"role": "user", "content": "b"}]}\n', "some prompts are text and some"),
->>>>>>> w/inputs
     ],
 )
 def test_bad_prompts_files(run: Callable[..., Result], tmp_path: Path, text: str, message: str):

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lacscope.adapters import Adapter, dual_level, registered, without_gradients
-from lacscope.checks import UnsupportedModelError, require_derivatives
+from lacscope.checks import UnsupportedModelError, require_derivatives, rows_at_once
 from lacscope.residuals import Residuals
 from lacscope.temporary import Note, Temporary, temporary, together
 
@@ -28,6 +28,10 @@ def identity_distances(
         UnsupportedModelError: the model has an operation without a forward-mode derivative, or quantised weights.
     """
     require_derivatives(adapter)
+    if rows_at_once(adapter, n_probes) < n_probes:
+        raise UnsupportedModelError(
+            f"{adapter.name} reads one row at a time with a cache, and a prompt's {n_probes} probes are rows of a step."
+        )
     probe = _Probe(adapter.n_layers)
     columns: list[Tensor] = []
     cache = None

@@ -80,13 +80,8 @@ class SweepSpec:
 
     The batches a sample is read in are a function of this (never of how many processes share the work), so
     equal specifications give equal results; :attr:`id` is a hash over it. ``model``, ``style``, ``shots``,
-<<<<<<< HEAD
     ``data_seed``, ``keep_text``, ``quantization`` and ``chat_template_kwargs`` describe and are not hashed: the weights
     and the token ids are.
-=======
-    ``data_seed``, ``keep_text`` and ``chat_template_kwargs`` describe and are not hashed: the weights and the token
-    ids are.
->>>>>>> w/inputs
 
     Args:
         model: label of the model.

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Rows that hold no text, for every task and kind of file, are refused by file, row and field."""
-=======
 """Rows that hold no text, for every task and kind of file: refused by file, row and field; MMLU's repeats are read."""
->>>>>>> w/inputs
 
 import json
 from pathlib import Path
