@@ -63,25 +63,25 @@ class VoidMask(xr.DataArray):
     def __ne__(self, other: Any) -> "VoidMask":  # type: ignore[override]
         return self._compared(operator.ne, other)
 
-    def __lt__(self, other: Any) -> "VoidMask":
+    def __lt__(self, other: Any) -> "VoidMask":  # type: ignore[override]
         return self._compared(operator.lt, other)
 
-    def __le__(self, other: Any) -> "VoidMask":
+    def __le__(self, other: Any) -> "VoidMask":  # type: ignore[override]
         return self._compared(operator.le, other)
 
-    def __gt__(self, other: Any) -> "VoidMask":
+    def __gt__(self, other: Any) -> "VoidMask":  # type: ignore[override]
         return self._compared(operator.gt, other)
 
-    def __ge__(self, other: Any) -> "VoidMask":
+    def __ge__(self, other: Any) -> "VoidMask":  # type: ignore[override]
         return self._compared(operator.ge, other)
 
-    def __and__(self, other: Any) -> "VoidMask":
+    def __and__(self, other: Any) -> "VoidMask":  # type: ignore[override]
         return self._joined(operator.and_, other)
 
-    def __or__(self, other: Any) -> "VoidMask":
+    def __or__(self, other: Any) -> "VoidMask":  # type: ignore[override]
         return self._joined(operator.or_, other)
 
-    def __xor__(self, other: Any) -> "VoidMask":
+    def __xor__(self, other: Any) -> "VoidMask":  # type: ignore[override]
         return self._joined(operator.xor, other)
 
     __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
@@ -166,7 +166,7 @@ class VoidMask(xr.DataArray):
 
     def to_pandas(self) -> Any:
         """As of any DataArray, without the rows and columns that are all padding."""
-        found = xr.DataArray(self).to_pandas()
+        found: Any = xr.DataArray(self).to_pandas()
         for axis in range(getattr(found, "ndim", 0)):
             found = found.dropna(axis=axis, how="all")
         return found

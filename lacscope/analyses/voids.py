@@ -63,7 +63,10 @@ def voids(trace: xr.Dataset, alpha: float | int | Sequence[float | int] | np.nda
     if several:
         void = void.expand_dims(alpha=alphas).copy(data=values)
     rule = {"name": _LAC, "alpha": alphas if several else alphas[0], "unit": "block"}
-    own = {"rule": json.dumps(rule, sort_keys=True), "tokens_chosen_by": _chosen_by(whole)}
+    own: dict[str, str | int | float] = {
+        "rule": json.dumps(rule, sort_keys=True),
+        "tokens_chosen_by": _chosen_by(whole),
+    }
     own |= {} if several else {"alpha": alphas[0]}
     return _as_selected(trace, labelled(void, whole, own))
 
@@ -84,7 +87,7 @@ def recorded_voids(trace: xr.Dataset) -> VoidMask:
     """
     whole = validate(trace)
     rule = rule_of(whole) if "void" in whole else None
-    own = {"rule": whole.attrs["rule"], "tokens_chosen_by": _chosen_by(whole)}
+    own: dict[str, str | int | float] = {"rule": whole.attrs["rule"], "tokens_chosen_by": _chosen_by(whole)}
     if isinstance(rule, dict) and "alpha" in rule:
         own["alpha"] = float(rule["alpha"])
     return _as_selected(trace, labelled(_recorded(whole), whole, own))
