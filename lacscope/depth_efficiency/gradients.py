@@ -7,6 +7,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from lacscope.arguments import whole_number
 from lacscope.checks import check_blocks
 from lacscope.depth_efficiency.answered import Answered, answer_logits, map_over_tokens, read_answered
 from lacscope.facts import model_attrs
@@ -67,8 +68,7 @@ def integrated_gradients(
     """
     adapter = check_blocks(model)
     ratios = _ratios(steps, points)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    whole_number("batch_size", batch_size, least=1)
     samples = read_answered(adapter, inputs, responses)
     n_states = adapter.n_layers + 1
     maps, changes = [], []
@@ -102,8 +102,7 @@ def _ratios(steps: int, points: str) -> Float[Tensor, " step"]:
     offsets = {"left": 0.0, "midpoint": 0.5}
     if points not in offsets:
         raise ValueError(f"points must be one of {', '.join(map(repr, offsets))}; got {points!r}.")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}.")
+    whole_number("steps", steps, least=1)
     return (torch.arange(steps) + offsets[points]) / steps
 
 
