@@ -177,7 +177,8 @@ def layer_scores(
     unknown = [name for name in leave_out if name not in measures]
     if unknown:
         raise ValueError(
-            f"leave_out names {unknown[0]!r}; the measures are {', '.join(measures)}.{did_you_mean(unknown[0], measures)}"
+            f"leave_out names {unknown[0]!r}; the measures are {', '.join(measures)}."
+            f"{did_you_mean(unknown[0], measures)}"
         )
     _check_scores(scores, measures, adapter.n_layers)
     rows = [ids[:max_tokens] for ids in read_inputs(adapter, inputs)]
