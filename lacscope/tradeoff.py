@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 
 from lacscope.adapters import Adapter, adapt
-from lacscope.arguments import whole_number, whole_numbers
+from lacscope.arguments import ANY, whole_number, whole_numbers
 from lacscope.choices import score_choices
 from lacscope.facts import model_attrs
 from lacscope.importance import block_influence
@@ -54,7 +54,7 @@ def skipping_plans(
     inner = range(1, n_layers - 1)
     check_alpha(alpha)
     whole_numbers("seeds", seeds, distinct=True)
-    whole_numbers("skips", skips, least=-(2**63), distinct=True)
+    whole_numbers("skips", skips, least=ANY, distinct=True)
     if not skips or min(skips) < 1:
         raise ValueError(f"skips must be numbers of layers, each at least 1; got {list(skips)}.")
     if max(skips) > len(inner):

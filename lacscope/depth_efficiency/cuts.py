@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from lacscope.arguments import whole_number, whole_numbers
+from lacscope.arguments import ANY, whole_number, whole_numbers
 from lacscope.depth_efficiency.skip_influence import Variants
 from lacscope.inputs import InputError
 
@@ -78,7 +78,7 @@ def check_cuts(cuts: Sequence[Sequence[int]], lengths: Sequence[int], keep_first
     if len(cuts) != len(lengths):
         raise ValueError(f"cuts has {len(cuts)} lists for {len(lengths)} prompts: give one list for each prompt.")
     for sample, (own, length) in enumerate(zip(cuts, lengths, strict=True)):
-        whole_numbers(f"cuts[{sample}]", own, least=-(2**63), distinct=True)
+        whole_numbers(f"cuts[{sample}]", own, least=ANY, distinct=True)
         outside = [cut for cut in own if not keep_first < cut < length]
         if outside or not own:
             given = f"cut {outside[0]}" if outside else "no cut"

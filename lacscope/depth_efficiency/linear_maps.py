@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lacscope.adapters import Adapter
-from lacscope.arguments import is_real, whole_number, whole_numbers
+from lacscope.arguments import ANY, is_real, whole_number, whole_numbers
 from lacscope.checks import check_blocks
 from lacscope.facts import model_attrs
 from lacscope.inputs import InputError, read_inputs
@@ -239,9 +239,7 @@ def _check_settings(ridge: float, held_out: float, states_at_once: int) -> None:
 def _states(adapter: Adapter, states: Sequence[int] | None) -> list[int]:
     """The states of A that are mapped from, in rising order."""
     found = (
-        list(range(adapter.n_layers + 1))
-        if states is None
-        else sorted(set(whole_numbers("states", states, least=-(2**63))))
+        list(range(adapter.n_layers + 1)) if states is None else sorted(set(whole_numbers("states", states, least=ANY)))
     )
     if not found or found[0] < 0 or found[-1] > adapter.n_layers:
         raise ValueError(f"states={states}: {adapter.name} has states 0 to {adapter.n_layers}; give one at least.")

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lacscope.adapters import Adapter
-from lacscope.arguments import whole_number, whole_numbers
+from lacscope.arguments import ANY, whole_number, whole_numbers
 from lacscope.checks import check_blocks
 from lacscope.facts import model_attrs
 from lacscope.importance.results import ORIENTATION
@@ -131,9 +131,9 @@ def removable(n_layers: int, protect: Collection[int], remove: int | None) -> li
     >>> removable(5, (0, -1), 2)
     [1, 2, 3]
     """
-    layers = whole_numbers("protect", protect, least=-(2**63))
+    layers = whole_numbers("protect", protect, least=ANY)
     if remove is not None:
-        whole_number("remove", remove, least=-(2**63))
+        whole_number("remove", remove, least=ANY)
     outside = [layer for layer in layers if not -n_layers <= layer < n_layers]
     if outside:
         raise ValueError(
