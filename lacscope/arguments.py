@@ -9,6 +9,9 @@ import math
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+ANY = -(2**63)
+"""``least`` of whole numbers that may be negative, as layers counted from the end."""
+
 
 def whole_number(name: str, value: Any, *, least: int = 0, most: int | None = None) -> int:
     """A whole number (int, or numpy's) from ``least`` to ``most``.
@@ -26,7 +29,8 @@ def whole_number(name: str, value: Any, *, least: int = 0, most: int | None = No
     """
     possible = f"{least} to {most}" if most is not None else "0 or more" if least == 0 else f"at least {least}"
     if not _is_whole(value):
-        raise ValueError(f"{name} must be a whole number, {possible}, got {value!r:.80}.")
+        bound = "" if least == ANY else f", {possible}"
+        raise ValueError(f"{name} must be a whole number{bound}, got {value!r:.80}.")
     number = int(value.__index__())
     if number < least or (most is not None and number > most):
         raise ValueError(f"{name} must be {possible}, got {number}.")

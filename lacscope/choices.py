@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lacscope.adapters import Adapter, without_gradients
+from lacscope.arguments import whole_number
 from lacscope.checks import check_blocks, rows_at_once
 from lacscope.inputs import check_lengths
 from lacscope.questions import ReadQuestion, read_questions
@@ -86,6 +87,7 @@ def score_choices(
     >>> with lacscope.plan(model, Plan.reverse(30, range(11, 20))):  # doctest: +SKIP
     ...     score_choices(model, questions)["correct"].mean()
     """
+    whole_number("batch_size", batch_size, least=1)
     adapter = check_blocks(model)
     rows = choice_rows(adapter, questions)
     n_rows = len(rows.places)

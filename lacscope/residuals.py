@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lacscope.adapters import Adapter, registered, reordering_plan, without_gradients
+from lacscope.arguments import hook_pairs, whole_number_or_none
 from lacscope.checks import check_blocks, require_full, require_sublayers
 from lacscope.inputs import check_lengths, read_inputs
 from lacscope.temporary import Temporary, together
@@ -72,6 +73,7 @@ def read_residuals(
     >>> for read in read_residuals(model, ["The capital of France is"]):  # doctest: +SKIP
     ...     read.stream.norm(dim=-1)
     """
+    whole_number_or_none("max_tokens", max_tokens, least=1)
     adapter = check_blocks(model, lean=True)
     if sublayers:
         require_sublayers(adapter)
@@ -151,7 +153,8 @@ def rerun(
     adapter = check_blocks(model, lean=True)
     _refuse_reordered(adapter)
     n_layers = adapter.n_layers
-    if not 0 <= start <= n_layers:
+    whole_number_or_none("keep", keep, least=1)
+    if isinstance(start, bool) or not hasattr(start, "__index__") or not 0 <= start <= n_layers:
         raise ValueError(f"start must be a layer 0 to {n_layers} ({n_layers}: the head alone), got {start}.")
     if stream.shape[1] != len(tokens):
         raise ValueError(f"stream has {stream.shape[1]} positions for {len(tokens)} tokens.")
@@ -166,7 +169,7 @@ def rerun(
     # At L every block is idle and what leaves the last one is replaced.
     entrance: list[Hook] = [(last if start == n_layers else f"blocks.{start}.hook_resid_pre", enter)]
     before = entrance if leaving and start < n_layers else []
-    hooks = [*([] if before else entrance), *fwd_hooks]
+    hooks = [*([] if before else entrance), *hook_pairs(fwd_hooks)]
     if visit is not None:
         hooks += [(f"blocks.{layer}.hook_resid_pre", seen(layer)) for layer in range(start + 1, n_layers)]
         hooks += [(last, seen(n_layers))] if start < n_layers else []

@@ -14,6 +14,7 @@ import xarray as xr
 
 from lacscope.adapters import Adapter, adapt, inference, without_gradients
 from lacscope.adapters.weights import in_subclasses
+from lacscope.arguments import ANY, whole_number, whole_numbers
 from lacscope.choices import score_choices
 from lacscope.facts import model_attrs
 from lacscope.importance import block_influence
@@ -25,6 +26,7 @@ from lacscope.reading import Progress
 from lacscope.rules import UnifiedSkipping
 from lacscope.run import trace
 from lacscope.tasks.base import Question
+from lacscope.thresholds import check_alpha
 
 
 def skipping_plans(
@@ -51,6 +53,9 @@ def skipping_plans(
     """
     n_layers = adapt(model).n_layers
     inner = range(1, n_layers - 1)
+    check_alpha(alpha)
+    whole_numbers("seeds", seeds, distinct=True)
+    whole_numbers("skips", skips, least=ANY, distinct=True)
     if not skips or min(skips) < 1:
         raise ValueError(f"skips must be numbers of layers, each at least 1; got {list(skips)}.")
     if max(skips) > len(inner):
@@ -114,6 +119,8 @@ def plan_tradeoff(
     """
     if not plans or not questions:
         raise ValueError(f"give at least one plan and one question; got {len(plans)} and {len(questions)}.")
+    for name, value in (("decode_steps", decode_steps), ("rounds", rounds), ("batch_size", batch_size)):
+        whole_number(name, value, least=1)
     adapter = adapt(model)
     full = score_choices(model, questions, batch_size=batch_size)
     prompt = list(read_questions(adapter, questions)[0].prompt)

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
+from lacscope.arguments import is_real, whole_number
+
 _AT_ONCE = 2_000_000  # draws in one piece: 16 MB
 
 
@@ -42,9 +44,8 @@ def check_bootstrap(seed: int, n_bootstrap: int, level: float) -> None:
 
     >>> check_bootstrap(seed=0, n_bootstrap=1000, level=0.95)
     """
-    if seed < 0:
+    whole_number("n_bootstrap", n_bootstrap, least=1)
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
         raise ValueError(f"seed must be >= 0, got {seed}.")
-    if n_bootstrap < 1:
-        raise ValueError(f"n_bootstrap must be at least 1, got {n_bootstrap}.")
-    if not 0 < level < 1:
+    if not is_real(level) or not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}: 0.95 gives a 95 % interval.")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from lacscope.arguments import ANY, whole_number, whole_numbers
 from lacscope.depth_efficiency.skip_influence import Variants
 from lacscope.inputs import InputError
 
@@ -49,8 +50,9 @@ def draw_cuts(lengths: Sequence[int], n_cuts: int, seed: int, first: int = 0) ->
     >>> draw_cuts([30, 13], 4, seed=0)
     [[8, 16, 24], [8]]
     """
-    if n_cuts < 1:
-        raise ValueError(f"n_cuts must be 1 or more, got {n_cuts}.")
+    whole_number("n_cuts", n_cuts, least=1)
+    whole_number("seed", seed)
+    whole_number("first", first)
     drawn = []
     for sample, length in enumerate(lengths):
         possible = range(FIRST_CUT, length - LAST_TOKENS, STEP)
@@ -76,6 +78,7 @@ def check_cuts(cuts: Sequence[Sequence[int]], lengths: Sequence[int], keep_first
     if len(cuts) != len(lengths):
         raise ValueError(f"cuts has {len(cuts)} lists for {len(lengths)} prompts: give one list for each prompt.")
     for sample, (own, length) in enumerate(zip(cuts, lengths, strict=True)):
+        whole_numbers(f"cuts[{sample}]", own, least=ANY, distinct=True)
         outside = [cut for cut in own if not keep_first < cut < length]
         if outside or not own:
             given = f"cut {outside[0]}" if outside else "no cut"

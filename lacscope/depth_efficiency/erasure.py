@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lacscope.adapters import without_gradients
+from lacscope.arguments import whole_number
 from lacscope.checks import check_blocks
 from lacscope.depth_efficiency.answered import Answered, answer_logits, map_over_tokens, read_answered
 from lacscope.depth_efficiency.positions import kept_tokens
@@ -70,8 +71,7 @@ def residual_erasure(
     >>> found.effect.sel(sample=0)  # doctest: +SKIP
     """
     adapter = check_blocks(model)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    whole_number("batch_size", batch_size, least=1)
     samples = read_answered(adapter, inputs, responses)
     mean_rows = read_inputs(adapter, mean_over)
     mean = _mean_residual(model, mean_rows, exclude_sinks)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lacscope.adapters import with_gradients, without_gradients
+from lacscope.arguments import whole_number
 from lacscope.checks import check_blocks, require_derivatives
 from lacscope.depth_efficiency.answered import Answered, answer_logits, map_over_tokens, read_answered
 from lacscope.depth_efficiency.prompts import CSORDAS_QUESTIONS_DATA
@@ -79,8 +80,7 @@ def integrated_gradients(
     """
     adapter = check_blocks(model)
     ratios = _ratios(steps, points)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    whole_number("batch_size", batch_size, least=1)
     if unit not in UNITS:
         raise ValueError(f"unit is one of {', '.join(map(repr, UNITS))}, got {unit!r}.")
     require_derivatives(adapter)
@@ -118,8 +118,7 @@ def _ratios(steps: int, points: str) -> Float[Tensor, " step"]:
     offsets = {"left": 0.0, "midpoint": 0.5}
     if points not in offsets:
         raise ValueError(f"points must be one of {', '.join(map(repr, offsets))}; got {points!r}.")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}.")
+    whole_number("steps", steps, least=1)
     return (torch.arange(steps) + offsets[points]) / steps
 
 

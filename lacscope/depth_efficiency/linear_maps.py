@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lacscope.adapters import Adapter, without_gradients
+from lacscope.arguments import ANY, is_real, whole_number, whole_numbers
 from lacscope.checks import check_blocks
 from lacscope.facts import model_attrs
 from lacscope.inputs import InputError, read_inputs
@@ -228,17 +229,18 @@ def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
 
 
 def _check_settings(ridge: float, held_out: float, states_at_once: int) -> None:
-    if not ridge > 0:
+    if not is_real(ridge) or not ridge > 0:
         raise ValueError(f"ridge must be above 0, got {ridge}: without it a stream of few tokens has no one map.")
-    if not 0 < held_out < 1:
+    if not is_real(held_out) or not 0 < held_out < 1:
         raise ValueError(f"held_out must be a share of the prompts above 0 and below 1, got {held_out}.")
-    if states_at_once < 1:
-        raise ValueError(f"states_at_once must be at least 1, got {states_at_once}.")
+    whole_number("states_at_once", states_at_once, least=1)
 
 
 def _states(adapter: Adapter, states: Sequence[int] | None) -> list[int]:
     """The states of A that are mapped from, in rising order."""
-    found = list(range(adapter.n_layers + 1)) if states is None else sorted({int(state) for state in states})
+    found = (
+        list(range(adapter.n_layers + 1)) if states is None else sorted(set(whole_numbers("states", states, least=ANY)))
+    )
     if not found or found[0] < 0 or found[-1] > adapter.n_layers:
         raise ValueError(f"states={states}: {adapter.name} has states 0 to {adapter.n_layers}; give one at least.")
     return found

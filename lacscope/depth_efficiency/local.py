@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from lacscope.adapters import without_gradients
+from lacscope.arguments import whole_number
 from lacscope.checks import check_blocks
 from lacscope.depth_efficiency.cuts import current_variants, cut_settings, cut_table, future_variants, take_cuts
 from lacscope.depth_efficiency.prompts import CSORDAS_PROMPT_FORMAT
@@ -99,8 +100,7 @@ def local_skip_influence(
     """
     if reach not in ("current", "future"):
         raise ValueError(f"reach is 'current' or 'future', got {reach!r}.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
+    whole_number("batch_size", batch_size, least=1)
     if reach == "current" and cuts is not None:
         raise ValueError("cuts= goes with reach='future'; with 'current' no prompt is cut.")
     rows = read_rows(model, inputs, "block", keep_first, max_tokens)

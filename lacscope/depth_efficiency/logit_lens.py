@@ -76,7 +76,7 @@ def logit_lens(
     >>> found.kl.mean("sample")  # doctest: +SKIP
     """
     adapter = check_blocks(model)
-    if not 1 <= top_k <= adapter.vocab_size:
+    if isinstance(top_k, bool) or not hasattr(top_k, "__index__") or not 1 <= top_k <= adapter.vocab_size:
         raise ValueError(f"top_k must lie between 1 and {adapter.vocab_size}, the size of the vocabulary; got {top_k}.")
     rows = read_inputs(adapter, inputs)
     found: dict[str, list[np.ndarray]] = {"kl": [], "overlap": []}

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from lacscope.adapters import Adapter
+from lacscope.arguments import whole_number_or_none
 from lacscope.checks import check_blocks, require_sublayers
 from lacscope.inputs import check_lengths, read_inputs
 from lacscope.reading import Progress
@@ -59,7 +60,8 @@ def read_rows(model: Any, inputs: Any, unit: str, keep_first: int, max_tokens: i
     """
     if unit not in UNITS:
         raise ValueError(f"unit is one of {', '.join(map(repr, UNITS))}, got {unit!r}.")
-    if keep_first < 0:
+    whole_number_or_none("max_tokens", max_tokens, least=1)
+    if isinstance(keep_first, bool) or not hasattr(keep_first, "__index__") or keep_first < 0:
         raise ValueError(f"keep_first counts the first positions that are never skipped: 0 or more, got {keep_first}.")
     adapter: Adapter = check_blocks(model)
     if unit != "block":

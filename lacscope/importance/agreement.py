@@ -12,6 +12,7 @@ from lacscope.adapters import Adapter
 from lacscope.analyses.agreement import METRIC_ATTRS, agreement
 from lacscope.analyses.usage import layer_usage
 from lacscope.analyses.voids import voids
+from lacscope.arguments import did_you_mean, whole_number, whole_number_or_none
 from lacscope.checks import check_blocks
 from lacscope.depth_efficiency.contributions import relative_contributions
 from lacscope.depth_efficiency.current import current_skip_influence
@@ -28,6 +29,7 @@ from lacscope.inputs import read_inputs
 from lacscope.presets import result_attrs
 from lacscope.reading import Progress
 from lacscope.run import trace
+from lacscope.thresholds import check_alphas
 
 ALPHAS = (0.5, 0.8, 1.0)
 _RESTS_ON = (*METRIC_ATTRS, "source", "read_in", "aggregation")
@@ -165,10 +167,19 @@ def layer_scores(
     (('sample', 'layer'), ('layer',))
     """
     adapter: Adapter = check_blocks(model)
-    measures = {**{f"usage {alpha:g}": _usage_at(float(alpha)) for alpha in alphas}, **_MEASURES}
+    whole_number("n_probes", n_probes, least=1)
+    whole_number("seed", seed)
+    whole_number_or_none("max_tokens", max_tokens, least=1)
+    if isinstance(leave_out, str):
+        raise ValueError(f"leave_out must be a list of names, got the string {leave_out!r}; write [{leave_out!r}].")
+    used = check_alphas("alphas", alphas)
+    measures = {**{f"usage {alpha:g}": _usage_at(alpha) for alpha in used}, **_MEASURES}
     unknown = [name for name in leave_out if name not in measures]
     if unknown:
-        raise ValueError(f"leave_out names {unknown[0]!r}; the measures are {', '.join(measures)}.")
+        raise ValueError(
+            f"leave_out names {unknown[0]!r}; the measures are {', '.join(measures)}."
+            f"{did_you_mean(unknown[0], measures)}"
+        )
     _check_scores(scores, measures, adapter.n_layers)
     rows = [ids[:max_tokens] for ids in read_inputs(adapter, inputs)]
     read = _Read(model, rows, max_tokens, data, n_probes, seed)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lacscope.arguments import whole_number_or_none
 from lacscope.residuals import Residuals, rerun
 
 AblatedPhase = Literal["all", "prefill", "decode"]
@@ -32,6 +33,11 @@ class Sample:
         return len(self.ids) - 1 - self.first
 
 
+def _whole_pair(window: Any) -> bool:
+    pair = window if isinstance(window, (tuple, list)) else ()
+    return len(pair) == 2 and all(hasattr(one, "__index__") and not isinstance(one, bool) for one in pair)
+
+
 def check_settings(responses: Any, phase: str, window: tuple[int, int] | None, max_tokens: int | None) -> None:
     """Raise ValueError for settings that do not go together."""
     if phase not in ("all", "prefill", "decode"):
@@ -40,7 +46,8 @@ def check_settings(responses: Any, phase: str, window: tuple[int, int] | None, m
         raise ValueError("phase='decode' bypasses the responses' tokens: give responses=.")
     if window is not None and phase != "all":
         raise ValueError(f"window={window} and phase={phase!r} both choose positions: give one of the two.")
-    if window is not None and not 0 <= window[0] < window[1]:
+    whole_number_or_none("max_tokens", max_tokens, least=1)
+    if window is not None and not (_whole_pair(window) and 0 <= window[0] < window[1]):
         raise ValueError(f"window must be (start, stop) with 0 <= start < stop, got {window}.")
     if max_tokens is not None and responses is not None:
         raise ValueError("max_tokens cuts prompts, whose ends the responses follow: give one of the two.")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from lacscope.arguments import whole_number
 from lacscope.checks import check_blocks
 from lacscope.depth_efficiency.positions import kept_tokens, positions_in_words
 from lacscope.facts import model_attrs
@@ -148,8 +149,8 @@ def identity_distance(
     >>> dict(found.sizes), found.n_tokens.item()
     ({'sample': 1, 'layer': 3}, 2)
     """
-    if n_probes < 1:
-        raise ValueError(f"n_probes must be at least 1, got {n_probes}.")
+    whole_number("n_probes", n_probes, least=1)
+    whole_number("seed", seed)
     adapter, rng = check_blocks(model), np.random.default_rng(seed)
 
     def measure(read: Residuals) -> dict[str, Any]:

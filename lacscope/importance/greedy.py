@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lacscope.arguments import whole_number
 from lacscope.checks import check_blocks
 from lacscope.facts import model_attrs
 from lacscope.importance.results import ORIENTATION
@@ -63,6 +64,8 @@ def greedy_by_task(
 
     >>> greedy_by_task(model, {Gsm8k(): questions}, remove=3)["removed"]  # doctest: +SKIP
     """
+    whole_number("max_new_tokens", max_new_tokens, least=1)
+    whole_number("batch_size", batch_size, least=1)
     adapter = check_blocks(model)
     score = task_scorer(model, questions, max_new_tokens=max_new_tokens, batch_size=batch_size)
     ds = remove_greedily(score, adapter.n_layers, remove=remove, protect=protect, progress=progress)

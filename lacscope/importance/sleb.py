@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lacscope.adapters import Adapter, without_gradients
+from lacscope.arguments import ANY, whole_number, whole_numbers
 from lacscope.checks import check_blocks
 from lacscope.facts import model_attrs
 from lacscope.importance.results import ORIENTATION
@@ -132,7 +133,10 @@ def removable(n_layers: int, protect: Collection[int], remove: int | None) -> li
     >>> removable(5, (0, -1), 2)
     [1, 2, 3]
     """
-    outside = [layer for layer in protect if not -n_layers <= layer < n_layers]
+    layers = whole_numbers("protect", protect, least=ANY)
+    if remove is not None:
+        whole_number("remove", remove, least=ANY)
+    outside = [layer for layer in layers if not -n_layers <= layer < n_layers]
     if outside:
         raise ValueError(
             f"protect has layer {outside[0]}; the model has layers 0 to {n_layers - 1} (or -1 to {-n_layers})."

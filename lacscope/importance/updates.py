@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from lacscope.adapters import Adapter, without_gradients
+from lacscope.arguments import is_real
 from lacscope.checks import check_blocks
 from lacscope.depth_efficiency.positions import kept_tokens, positions_in_words
 from lacscope.facts import model_attrs
@@ -144,9 +145,9 @@ def _check(adapter: Adapter, family: str, rank: int, penalty: float, directions:
         raise ValueError(f"family must be 'diagonal' or 'low_rank', got {family!r}.")
     d_model = int(adapter.model.cfg.d_model)
     for name, value in (("rank", rank), ("directions", directions)):
-        if not 1 <= value <= d_model:
+        if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= value <= d_model:
             raise ValueError(f"{name} must be 1 to d_model = {d_model} of {adapter.name}, got {value}.")
-    if not penalty > 0:
+    if not is_real(penalty) or not penalty > 0:
         raise ValueError(f"penalty must be above 0, got {penalty}: without it fewer tokens than d_model fit anything.")
 
 
