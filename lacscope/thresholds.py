@@ -14,7 +14,7 @@ from lacscope.arguments import listed
 
 def check_alpha(alpha: Any) -> float:
     """Return ``alpha`` as a float, or raise ValueError: thresholds scale with it, so it is finite and >= 0."""
-    if isinstance(alpha, (bool, np.bool_)) or not hasattr(alpha, "__float__") or getattr(alpha, "ndim", 0):
+    if isinstance(alpha, (bool, np.bool_)) or not hasattr(alpha, "__float__") or np.ndim(alpha):
         raise ValueError(f"alpha must be a number >= 0, got {alpha!r}. The paper uses 0.8.")
     value = float(alpha)
     # Thresholds are float32: a larger alpha is infinite there.
