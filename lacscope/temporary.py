@@ -35,7 +35,7 @@ class Changes:
     def __init__(self, context: "Temporary[Any]", frame: FrameType) -> None:
         self.undos: list[tuple[str, Callable[..., Any], Any, tuple[Any, ...]]] = []
         self._context = weakref.ref(context)
-        self._frame = _frame_of_with(frame)
+        self._frame = id(frame) if _ends_with_its_with(frame) else None
         self._thread = threading.get_ident()
         self.stage = _ENTERING
 
@@ -51,7 +51,6 @@ class Changes:
             undo(owner, *args)
             if self.undos and self.undos[-1] is last:
                 self.undos.pop()
-        self._frame = None
         if self in _OPEN:
             _OPEN.remove(self)
 
@@ -151,15 +150,15 @@ def temporary(make: Callable[Concatenate[Note, P], None]) -> Callable[P, Tempora
     return context
 
 
-def _frame_of_with(frame: FrameType) -> FrameType | None:
-    """The frame, where it stands at a ``with`` statement and cannot be suspended: once it has ended, so has that."""
+def _ends_with_its_with(frame: FrameType) -> bool:
+    """True for a frame at a ``with`` statement that cannot be suspended: once it has ended, so has the statement."""
     code = frame.f_code
-    at_with = code.co_code[frame.f_lasti] == _BEFORE_WITH
-    return frame if at_with and not code.co_flags & _SUSPENDS else None
+    return code.co_code[frame.f_lasti] == _BEFORE_WITH and not code.co_flags & _SUSPENDS
 
 
-def _is_running(frame: FrameType) -> bool:
+def _is_running(frame: int) -> bool:
+    # By its id: the frame itself would keep alive what its variables hold, this context among it.
     now: FrameType | None = sys._getframe()
-    while now is not None and now is not frame:
+    while now is not None and id(now) != frame:
         now = now.f_back
-    return now is frame
+    return now is not None
