@@ -143,7 +143,7 @@ def test_logits_of_many_rules_stay_within_their_memory(monkeypatch) -> None:
 
 def test_only_the_positions_that_are_wanted_are_unembedded() -> None:
     model, widths = tiny_model(), []
-    trace(model, PROMPTS)  # its one check pass is not counted
+    trace(model, PROMPTS, rule=RULES, effect="readout")  # its check passes, made once, are not counted
     head = model.original_model.lm_head
     head = getattr(head, "original_component", head)
     head.register_forward_pre_hook(lambda module, given: widths.append(tuple(given[0].shape[:2])))
@@ -155,7 +155,7 @@ def test_only_the_positions_that_are_wanted_are_unembedded() -> None:
 
 def test_logits_at_every_position_take_no_more_rows_than_one_rules_run() -> None:
     model, widths = tiny_model(), []
-    trace(model, PROMPTS)
+    trace(model, PROMPTS, rule=RULES, effect="readout")
     head = model.original_model.lm_head
     head = getattr(head, "original_component", head)
     head.register_forward_pre_hook(lambda module, given: widths.append(tuple(given[0].shape[:2])))

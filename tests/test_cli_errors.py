@@ -229,9 +229,9 @@ def test_a_damaged_trace_is_named(run: Any, trace_file: Path, damage: Any):
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("t.txt", b"\xff\xfe\x00", "t.txt is no UTF-8 text: byte 0 is of another encoding."),
-        ("t.txt.gz", b"hello", "t.txt.gz cannot be unpacked"),
-        ("t.txt.gz", b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03abc", "t.txt.gz cannot be unpacked"),
+        ("t.txt", b"\xff\xfe\x00", "t.txt is UTF-16 (it begins with ff fe); save it as UTF-8."),
+        ("t.txt.gz", b"hello", "t.txt.gz cannot be read as .gz"),
+        ("t.txt.gz", b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03abc", "t.txt.gz cannot be read as .gz"),
     ],
 )
 def test_a_text_that_is_none(

@@ -79,7 +79,7 @@ def test_forward_run_with_hooks_and_run_with_cache_are_recorded_alike(effect):
     for run in others:
         assert run.equals(first)
     if effect == "bypass":
-        void = torch.as_tensor(first.void.values[0])
+        void = torch.as_tensor(first.void.values[0]).bool()
         for layer in range(4):
             pre, post = (cache[f"blocks.{layer}.hook_resid_{end}"][0] for end in ("pre", "post"))
             assert torch.equal(pre[void[layer]], post[void[layer]]), "the cache holds the stream after our edit"

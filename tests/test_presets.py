@@ -67,7 +67,6 @@ def test_only_what_was_read_in_code_says_so() -> None:
         "men_2024/block_influence",
         "dumitru_2024/lim",
         "dumitru_2024/z_density",
-        "gromov_2024/angular_distance",
         "sun_2025/angular_distance",
         "song_2024/sleb",
         "shrestha_2026/greedy_by_task",

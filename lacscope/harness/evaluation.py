@@ -88,7 +88,8 @@ def _random_state_put_back(note: Note) -> None:
     note("random state", _set_states, random, random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)  # noqa: NPY002
 
 
-def _set_states(_: Any, python: Any, numpy: Any, cpu: Tensor, cuda: list[Tensor]) -> None:
+# No list is named in the signature: the tests' type checker draws from ``random`` to look into one.
+def _set_states(_: Any, python: Any, numpy: Any, cpu: Tensor, cuda: Any) -> None:
     random.setstate(python)
     np.random.set_state(numpy)  # noqa: NPY002
     torch.set_rng_state(cpu)

@@ -146,7 +146,7 @@ def test_each_says_what_it_rests_on_and_departs_in(model: Any) -> None:
     assert list(told) == ["usage 0.5", "Block Influence", "ZD", "identity distance", "SLEB order"]
     # SLEB may remove any layer here, which its authors do not.
     assert told["SLEB order"]["departures"] == (
-        "data = ids (paper: WikiText-2 train), samples = 2 (paper: 128), max_tokens = 5 (paper: 2048), "
+        "data = ids (paper: WikiText-2 train, 128 shuffled lines joined and cut), max_tokens = 5 (paper: 2048), "
         "protect = [] (paper: [0, -1])"
     )
     assert told["Block Influence"]["departures"] == "data = ids (paper: PG19)"

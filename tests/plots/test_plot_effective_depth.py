@@ -6,7 +6,14 @@ import xarray as xr
 from lacscope.depth_efficiency import effective_depths
 from lacscope.plots.effective_depth import plot_effective_depths
 
-LENS = {"model": "tiny", "data": "numbers", "positions": "all tokens", "n_samples": 3, "preset": "other"}
+LENS = {
+    "model": "tiny",
+    "data": "numbers",
+    "positions": "all tokens",
+    "aggregation": "pooled over tokens",
+    "n_samples": 3,
+    "preset": "other",
+}
 
 
 def depths(*, overlap: float = 0.9) -> xr.Dataset:
@@ -34,8 +41,8 @@ def test_a_criterion_that_no_layer_meets_has_no_marker() -> None:
 
 def test_the_figure_says_what_it_rests_on_and_departs_in() -> None:
     text = " ".join(plot_effective_depths(depths()).texts[-1].get_text().split())
-    assert text.startswith("tiny; numbers; n = 3 prompts; all tokens; one layer of the mean curve.")
-    assert "Departs from hu_2025/effective_depth: last_layer = counts (paper: left out), if_none_meets = NaN" in text
+    assert text.startswith("tiny; numbers; n = 3 prompts; all tokens; one layer of the mean curve, pooled over tokens.")
+    assert "last_layer = counts (paper: left out), if_none_meets = NaN (paper: -1)" in text
 
 
 def test_given_axes_are_used() -> None:

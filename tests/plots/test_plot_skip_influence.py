@@ -34,7 +34,7 @@ def test_the_map_is_the_matrix_and_the_bars_the_output() -> None:
     assert image.get_clim() == (0, 1)
     np.testing.assert_array_equal([bar.get_width() for bar in bars.patches], found["max_output_influence"].values)
     assert bars.get_xlim() == pytest.approx((0, np.sqrt(2)))
-    assert (heat.get_xlabel(), heat.get_ylabel()) == ("later layer", "layer skipped")
+    assert (heat.get_xlabel(), heat.get_ylabel()) == ("layer measured", "layer skipped")
 
 
 def test_map_and_bars_have_the_same_rows() -> None:
