@@ -34,6 +34,7 @@ SLOW = [name for name, layout in LAYOUTS.items() if layout.slow]
 EXCUSED = {
     "load_model": "takes a name, and puts the model where it is told: test_models.py and test_offloading.py",
     "open_studies": "reads files",
+    "restore": "undoes what an interrupt left, and computes nothing: tests/faults",
 }
 
 
