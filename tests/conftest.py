@@ -25,36 +25,11 @@ import jaxtyping
 import matplotlib as mpl
 import pytest
 import xarray as xr
+from word_tokenizer import word_tokenizer
 
 from lacscope.testing import synthetic_trace
 
 mpl.use("agg")
-
-WORDS = ("the", "river", "rises", "in", "a", "wood", "is", "it", "deep", "cold", "user", "assistant", "system")
-CHAT_TEMPLATE = (
-    "{% for m in messages %}"
-    "{% if m['role'] not in ['system', 'user', 'assistant'] %}{{ raise_exception('no role ' + m['role']) }}{% endif %}"
-    "{{ bos_token }} {{ m['role'] }} {{ m['content'] }} {{ eos_token }} {% endfor %}"
-    "{% if add_generation_prompt %}{{ bos_token }} assistant{% endif %}"
-)
-
-
-def _tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> Any:
-    """One token a word, split at spaces: 0 <pad>, 1 <s>, 2 </s>, 3 <unk>, then ``WORDS``; a booted model adds BOS."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-    from transformers import PreTrainedTokenizerFast
-
-    special = ("<pad>", "<s>", "</s>", "<unk>")
-    vocabulary = {word: index for index, word in enumerate((*special, *WORDS))}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    made.chat_template = chat_template
-    return made
 
 
 @pytest.fixture(scope="session")
@@ -73,14 +48,14 @@ def tiny_with_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     # Booting reads the tokenizer from its folder again, to have it prepend BOS.
     folder = tmp_path_factory.mktemp("tokenizer")
-    _tokenizer().save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return build_bridge(tiny_transformers_model("llama"), tokenizer, name="tiny-llama", residual_only=False)
 
 
 @pytest.fixture
 def make_tokenizer() -> Callable[..., Any]:
-    return _tokenizer
+    return word_tokenizer
 
 
 @pytest.fixture(scope="session")

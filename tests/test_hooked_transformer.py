@@ -137,8 +137,9 @@ def assert_same(
     for name in tokens:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
     for name in set(NORMS) | (set(a.data_vars) & set(b.data_vars)) - {"void"}:
-        # A delta's rounding error is that of the norms (near 30) it is a difference of.
-        atol = 5 * tolerance if name.endswith("delta_norm") else tolerance
+        # Deltas are differences of norms (near 30) and have their rounding. Logits are sums of products, which
+        # processors add in different orders.
+        atol = 5 * tolerance if name.endswith("delta_norm") or name == "logits" else tolerance
         np.testing.assert_allclose(a[name], b[name], rtol=tolerance, atol=atol, err_msg=name)
     if "void" in a:
         np.testing.assert_array_equal(a["void"], b["void"])
@@ -300,7 +301,7 @@ def test_readout_is_the_stream_after_the_last_active_layer(model: Any) -> None:
     _, cache = model.run_with_cache(tokens)
     with halting(model, LAC, "readout") as recorder:
         logits = model(tokens)
-    void = recorder.trace["void"].values[0]
+    void = recorder.trace["void"].values[0] == 1
     for position in range(tokens.shape[1]):
         active = np.flatnonzero(~void[:, position])
         name = f"blocks.{active[-1]}.hook_resid_post" if len(active) else "blocks.0.hook_resid_pre"
@@ -331,6 +332,7 @@ def test_many_rules_under_readout_equal_one_run_for_each(
     rules = [L2AdaptiveComputation(alpha) for alpha in (0.0, 0.3, 2.0)] + [FixedLayers([3])]
     options: dict[str, Any] = {"effect": "readout", "max_new_tokens": 6, "logits": "last", **sampling}
     alone = [trace(model, PROMPTS, rule=rule, **options) for rule in rules]
+    trace(model, PROMPTS, rule=rules, effect="readout")  # its check passes, made once, are not counted
     shapes = []
     step = HookedTransformerAdapter.step
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from word_tokenizer import WORDS, word_tokenizer
 
 from lacscope.cli_errors import Interrupted, Terminated, interruptible, keeping
 from lacscope.testing import tiny_transformers_model
@@ -38,11 +39,9 @@ main()
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model ``m`` and a benchmark file ``rows.jsonl``."""
-    from conftest import WORDS, _tokenizer
-
     folder = tmp_path_factory.mktemp("interrupts")
     tiny_transformers_model("llama").save_pretrained(folder / "m")
-    _tokenizer().save_pretrained(folder / "m")
+    word_tokenizer().save_pretrained(folder / "m")
     rows = [{"text": " ".join(WORDS[i : i + 5])} for i in range(8)]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder

@@ -41,7 +41,6 @@ LAYOUTS = {
     "two GPUs, every hook": Layout(TWO, slow=False),
     "two GPUs, head beside the embedding": Layout(TWO | {"head": "gpu:0"}),
     "two GPUs, embedding apart": Layout(ONE | {"embed": "gpu:1"}),
-    "two GPUs, GPT-2": Layout(TWO | {"head": "gpu:0"}, architecture="gpt2"),
     "two GPUs, parallel blocks": Layout(TWO, architecture="gpt_neox"),
     "a GPU and layers lent by the CPU": Layout(ONE | {"1": "cpu", "2": "cpu"}),
     "a GPU and an embedding lent by the CPU": Layout(ONE | {"embed": "cpu", "3": "cpu"}, full=False),

@@ -129,7 +129,9 @@ def test_users_hooks_that_raise_at_every_point(error: type[BaseException]) -> No
 
     model = tiny_model("llama", n_layers=3)
     right, before, raised = look(model), state_of(model), 0
-    for name in model.hook_dict:
+    # TransformerLens refuses hooks at these until a flag of its own is set.
+    flagged = ("hook_mlp_in", "hook_attn_in", "_input", "hook_result")
+    for name in [name for name in model.hook_dict if not name.endswith(flagged)]:
         for effect in ("readout", "bypass"):
             try:
                 trace(model, PROMPTS, rule=RULE, effect=effect, fwd_hooks=[(name, fail)])
