@@ -85,7 +85,7 @@ class VoidMask(xr.DataArray):
         return self._joined(operator.xor, other)
 
     __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def isin(self, test_elements: Any) -> "VoidMask":
         """Which values are among those given, missing where the mask is."""
@@ -121,7 +121,7 @@ class VoidMask(xr.DataArray):
 
     # --- reductions --------------------------------------------------------------------------------------
 
-    def reduce(self, func: Callable[..., Any], dim: Any = None, **kwargs: Any) -> "VoidMask":  # type: ignore[override]
+    def reduce(self, func: Callable[..., Any], dim: Any = None, **kwargs: Any) -> "VoidMask":
         """As of any DataArray; what runs over padding alone stays missing."""
         name = getattr(func, "__name__", "")
         if name in ("array_any", "array_all"):
@@ -194,9 +194,9 @@ class VoidMask(xr.DataArray):
 class _Values(np.ndarray):
     """A mask's numbers: as a condition, what is missing gives what is missing."""
 
-    def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> np.ndarray:  # type: ignore[override]
+    def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         found = np.asarray(self).astype(dtype, *args, **kwargs)
-        missing = np.isnan(np.asarray(self)) if np.dtype(dtype) == bool and self.dtype.kind == "f" else np.False_
+        missing: Any = np.isnan(np.asarray(self)) if np.dtype(dtype) == bool and self.dtype.kind == "f" else np.False_
         if not missing.any():
             return found
         condition = found.view(_Condition)

@@ -105,7 +105,7 @@ def check_effect(rule: HaltingRule | None, effect: str) -> None:
             )
         return
     check_rule(rule)
-    reason = why_unsupported(rule.unit, effect)
+    reason = why_unsupported(rule.unit, effect)  # type: ignore[arg-type]  # one_of has checked it
     if reason is not None:
         raise ValueError(reason)
 
