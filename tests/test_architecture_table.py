@@ -13,6 +13,8 @@ import pytest
 
 from lacscope.dataset import installed_versions
 
+pytestmark = pytest.mark.once
+
 DOCS = Path(__file__).parent.parent / "docs"
 TABLE = json.loads((DOCS / "architectures.json").read_text())
 ROWS: dict[str, dict[str, Any]] = TABLE["kinds"]

@@ -22,6 +22,8 @@ from lacscope.inputs import InputError
 from lacscope.tasks.data import DataError
 from lacscope.testing import synthetic_trace
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, unchecked: None) -> Callable[..., Any]:

@@ -16,6 +16,8 @@ from word_tokenizer import WORDS, word_tokenizer
 from lacscope.cli_errors import Interrupted, Terminated, interruptible, keeping
 from lacscope.testing import tiny_transformers_model
 
+pytestmark = pytest.mark.once
+
 # Runs the command line with one function slowed down, and says when it is there.
 SLOWED = """
 import sys, time

@@ -21,6 +21,8 @@ from lacscope.tasks.gpqa import Gpqa
 from lacscope.testing import synthetic_trace, tiny_transformers_model
 from lacscope.withheld import holds_text, is_withheld, without_text
 
+pytestmark = pytest.mark.once
+
 # Words that occur nowhere else; each is one token, and those of a question stand side by side in the vocabulary.
 WORDS = tuple(f"{word}{i}" for i in range(4) for word in ("zirconium", "wombat", "quasar", "alphorn", "betatron"))
 OTHERS = (

@@ -24,6 +24,8 @@ from lacscope.sweep.processes import Processes
 from lacscope.terminal import bar_of, say
 from lacscope.testing import synthetic_trace
 
+pytestmark = pytest.mark.once
+
 HOSTILE = "m[/b] [red]x $\\frac{ |<script>`*_a_* \x1b[31m\x07\u202egnp"
 
 

@@ -9,6 +9,8 @@ from lacscope.analyze.passages import PromptsError, read_passages
 from lacscope.prompts_file import read_prompts_file
 from lacscope.text_files import TextFileError, read_lines
 
+pytestmark = pytest.mark.once
+
 
 def test_lines_end_at_newlines_alone(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("\ufeffone\u2028two\x0c\x85three\r\n\nfour".encode())

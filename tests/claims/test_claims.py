@@ -12,6 +12,8 @@ import findings
 import pytest
 from committed import ROOT
 
+pytestmark = pytest.mark.once
+
 FINDINGS = " ".join((ROOT / "docs" / "findings.md").read_text().split())
 README = (ROOT / "README.md").read_text()
 SECTIONS = ("Three effects", "What came out here", "What the published code does that its paper does not say")
