@@ -116,6 +116,8 @@ def test_tensor_subclasses_are_digested_and_dequantised():
     assert quantization(model) == "test_weights Doubled x 2"
 
 
+# TransformerLens 3.9 makes the zero bias that it adds to a head a parameter, so digests differ from one to the other.
+@pytest.mark.once
 @pytest.mark.parametrize("place", ["cpu", "disk"])
 def test_offloaded_weights_are_digested_as_the_same_model(place: str, tmp_path: Path):
     from accelerate import cpu_offload, disk_offload
@@ -165,6 +167,7 @@ def test_plain_weights_say_nothing_of_quantisation():
     assert "quantization" not in model_attrs(tiny_model("llama"))
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_the_demo_models_digest_is_that_of_its_committed_runs():
     model = lacscope.load_model("smollm2-135m-instruct", hooks="residual")

@@ -33,9 +33,16 @@ def weight_buffers(root: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
             if buffer is None or made or id(buffer) in seen:
                 continue
             seen.add(id(buffer))
-            if name == "bias" and isinstance(module, nn.Linear) and buffer.device.type != "meta" and not buffer.any():
+            if name == "bias" and isinstance(module, nn.Linear) and _is_added(module, buffer):
                 continue
             yield module, name, buffer
+
+
+def _is_added(module: nn.Module, bias: Tensor) -> bool:
+    """True for a bias that is no weight of the model: zeros, or on no device while accelerate does not keep it."""
+    if bias.device.type == "meta":
+        return _offloaded(module, "bias") is None
+    return not bool(bias.any())
 
 
 def present(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
@@ -45,15 +52,24 @@ def present(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
     """
     if tensor.device.type != "meta":
         return tensor  # not detached: bitsandbytes' scales hang on the parameter itself
-    hook = vars(module).get("_hf_hook")
-    for one in getattr(hook, "hooks", [hook]):
-        weights = getattr(one, "weights_map", None)
-        if weights is not None and name in weights:
-            return weights[name]
+    kept = _offloaded(module, name)
+    if kept is not None:
+        return kept
     raise UnsupportedModelError(
         f"{type(module).__name__}.{name} is on the meta device, where no values are, and accelerate keeps it nowhere: "
         "load the model without offloading."
     )
+
+
+def _offloaded(module: nn.Module, name: str) -> Tensor | None:
+    """The tensor that accelerate keeps for the module while it does not run; None where it keeps none."""
+    hook = vars(module).get("_hf_hook")
+    for one in getattr(hook, "hooks", [hook]):
+        weights = getattr(one, "weights_map", None)
+        if weights is not None and name in weights:
+            found: Tensor = weights[name]
+            return found
+    return None
 
 
 def parts(module: nn.Module, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor | None]]:
