@@ -174,6 +174,11 @@ class AtLine:
             job(model)
         except (Boom, KeyboardInterrupt):
             pass
+        except lacscope.UnsupportedModelError as refused:
+            # The self-check takes an ordinary exception for the model's own, says so, and remembers it.
+            if "Boom" not in str(refused):
+                raise
+            forget(model)
         finally:
             sys.settrace(before)
 
