@@ -306,7 +306,7 @@ def test_what_does_not_fit_is_refused_in_words(models: Any, unchecked: None) -> 
         current_skip_influence(model, [LONG, [5]])
     with pytest.raises(InputError, match=r"prompt 0 has 9 tokens; cuts are drawn from .* so it needs 13.*or cuts="):
         future_skip_influence(model, [LONG])
-    with pytest.raises(ValueError, match=r"n_cuts must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=r"n_cuts must be at least 1, got 0"):
         future_skip_influence(model, [list(range(3, 30))], n_cuts=0)
     with pytest.raises(ValueError, match=r"cuts has 1 lists for 2 prompts"):
         future_skip_influence(model, [SHORT, LONG], cuts=[[3]])
