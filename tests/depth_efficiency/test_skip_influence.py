@@ -316,7 +316,7 @@ def test_what_does_not_fit_is_refused_in_words(models: Any, unchecked: None) -> 
         future_skip_influence(model, [SHORT], cuts=[[]])
     with pytest.raises(ValueError, match=r"reach is 'current' or 'future', got 'past'"):
         local_skip_influence(model, [LONG], reach="past")
-    with pytest.raises(ValueError, match=r"batch_size must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=r"batch_size must be at least 1, got 0"):
         local_skip_influence(model, [LONG], batch_size=0)
     with pytest.raises(ValueError, match=r"cuts= goes with reach='future'"):
         local_skip_influence(model, [LONG], cuts=[[4]])
