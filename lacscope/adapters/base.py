@@ -150,8 +150,12 @@ class Adapter:
         return _in_place_of_forward([self._idle(layer) for layer in layers])
 
     def returned(self, layer: int, stream: Tensor) -> Any:
-        """A stream as the block returns it: in a tuple, where the model expects one."""
-        return stream
+        """A stream as the block returns it: on the block's device, and in a tuple, where the model expects one."""
+        return self._at_home(layer, stream)
+
+    def _at_home(self, layer: int, stream: Tensor) -> Tensor:
+        # Some bridged norms (GPT-2's) take the stream as it comes, and nothing moves it to where their weights are.
+        return stream.to(self._home_of(self.model.blocks[layer]))
 
     def _idle(self, layer: int) -> tuple[nn.Module, Callable[..., Any]]:
         """The module that runs a block, and the ``forward`` that leaves the stream as it is."""

@@ -117,11 +117,15 @@ class BridgeAdapter(Adapter):
                 set_forward(note, block, Ours(_forward_directly, block))
 
     def returned(self, layer: int, stream: Tensor) -> Any:
-        return _give_back(self._output_sizes()[layer], stream)
+        return _give_back(self._output_sizes()[layer], self._at_home(layer, stream))
 
     def _idle(self, layer: int) -> tuple[nn.Module, Callable[..., Any]]:
-        size = self._output_sizes()[layer]
-        return self.model.blocks[layer].original_component, functools.partial(_give_back, size)
+        self._output_sizes()  # tried before a block is idle
+
+        def give_back(*args: Any, **kwargs: Any) -> Any:
+            return self.returned(layer, args[0] if args else kwargs["hidden_states"])
+
+        return self.model.blocks[layer].original_component, give_back
 
     def _output_sizes(self) -> list[int | None]:
         """How many things each layer returns, in a tuple; None for one that returns its stream. Tried once a model."""
@@ -299,8 +303,7 @@ def _forward_directly(block: Any, *args: Any, **kwargs: Any) -> Any:
     return block.hook_out(output)
 
 
-def _give_back(size: int | None, *args: Any, **kwargs: Any) -> Any:
-    stream = args[0] if args else kwargs["hidden_states"]
+def _give_back(size: int | None, stream: Tensor) -> Any:
     return stream if size is None else (stream, *[None] * (size - 1))
 
 

@@ -100,7 +100,7 @@ class HookedTransformerAdapter(Adapter):
         block = self.model.blocks[layer]
 
         def give_back(resid_pre: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            return block.hook_resid_post(block.hook_resid_pre(resid_pre))
+            return self.returned(layer, block.hook_resid_post(block.hook_resid_pre(resid_pre)))
 
         return block, give_back
 

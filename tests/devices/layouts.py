@@ -21,7 +21,7 @@ TWO = ONE | dict.fromkeys(("2", "3", "head"), "gpu:1")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parts of the model are: the embedding, each layer, the head with the last norm.
+    """Where the parts of the model are: the embedding, each layer, the head, and the last norm if not beside the head.
 
     ``float64=False``: on a GPU that has no such numbers. ``slow``: for the slow tests.
     """
@@ -41,6 +41,8 @@ LAYOUTS = {
     "two GPUs, every hook": Layout(TWO, slow=False),
     "two GPUs, head beside the embedding": Layout(TWO | {"head": "gpu:0"}),
     "two GPUs, embedding apart": Layout(ONE | {"embed": "gpu:1"}),
+    # A head that is the embedding's own matrix is beside it, and the norm beside the last layer, as accelerate puts them.
+    "two GPUs, GPT-2": Layout(TWO | {"head": "gpu:0", "norm": "gpu:1"}, architecture="gpt2"),
     "two GPUs, parallel blocks": Layout(TWO, architecture="gpt_neox"),
     "a GPU and layers lent by the CPU": Layout(ONE | {"1": "cpu", "2": "cpu"}),
     "a GPU and an embedding lent by the CPU": Layout(ONE | {"embed": "cpu", "3": "cpu"}, full=False),
@@ -59,13 +61,13 @@ def on_cpu(architecture: str, n_layers: int, *, full: bool) -> Any:
 
 
 def spread(architecture: str, places: Mapping[str, str], *, full: bool, folder: str | None = None) -> Any:
-    """The same model with its parts at ``places``, keyed by ``embed``, ``head`` and a layer's number.
+    """The same model with its parts at ``places``, keyed by ``embed``, ``norm``, ``head`` and a layer's number.
 
     A place is a device, or ``disk`` (in ``folder``); ``cpu`` beside a GPU is kept on the CPU and lent to the GPU.
     """
     from accelerate import dispatch_model
 
-    hf_model = tiny_transformers_model(architecture, n_layers=len(places) - 2)
+    hf_model = tiny_transformers_model(architecture, n_layers=sum(map(str.isdigit, places)))
     keys = getattr(hf_model, "_skip_keys_device_placement", None)
     placed = dispatch_model(
         hf_model, _device_map(hf_model, places), offload_dir=folder, skip_keys=keys, force_hooks=True
@@ -82,7 +84,8 @@ def _device_map(hf_model: Any, places: Mapping[str, str]) -> dict[str, str]:
         if isinstance(child, nn.ModuleList):
             found |= {f"{prefix}.{name}.{layer}": places[str(layer)] for layer in range(len(child))}
         else:
-            found[f"{prefix}.{name}"] = places["head" if "norm" in name or name == "ln_f" else "embed"]
+            part = "norm" if "norm" in name or name == "ln_f" else "embed"
+            found[f"{prefix}.{name}"] = places.get(part, places["head"])
     head = next(name for name, child in hf_model.named_children() if child is not inner)
     return found | {head: places["head"]}
 
