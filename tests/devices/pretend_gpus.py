@@ -206,12 +206,15 @@ def pretending(machine: PretendGPUs) -> Iterator[None]:
         return PretendTensor(kernel(q, k, v, attn_mask=mask, **options), _place(query.device), machine)
 
     F.scaled_dot_product_attention = attention
+    # A tensor that wraps another cannot be sliced in inference mode; a real GPU's can.
+    inference_mode, torch.inference_mode = torch.inference_mode, torch.no_grad
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="gpu") goes by way of the CPU
     try:
         with machine:
             yield
     finally:
         torch._C._set_only_lift_cpu_tensors(False)
+        torch.inference_mode = inference_mode
         F.scaled_dot_product_attention = kernel
 
 
