@@ -20,11 +20,13 @@ pytestmark = pytest.mark.once
 
 # Runs the command line with one function slowed down, and says when it is there.
 SLOWED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 import {module} as module
 before = module.{name}
 seen = []
+# A shell that starts the tests in the background has Ctrl-C ignored, and a child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def slow(*given, **options):
     seen.append(None)
     if len(seen) >= {calls}:
