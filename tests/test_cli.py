@@ -160,6 +160,7 @@ def test_help(run: Callable[..., Result], command: list[str]):
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_help_and_plot_leave_torch_alone(tmp_path: Path, run_python: Callable[[str], str]):
     lacscope.save_trace(synthetic_trace(), tmp_path / "t.nc")
     for words in (["--help"], ["trace", "--help"], ["plot", str(tmp_path / "t.nc"), "--dpi", "40"]):

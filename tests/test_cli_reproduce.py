@@ -99,6 +99,7 @@ def test_a_report_of_nothing_names_the_command_that_makes_it(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_the_demo_from_the_command_line_and_again(tmp_path):
     words = ["reproduce", "--preset", "demo", "--task", "pocket_options", *SMALL, "--effect", "readout", "bypass"]
     for _ in range(2):

@@ -321,6 +321,7 @@ def test_what_cannot_be_run_is_refused_in_words(folder: Path, model: Any, task: 
 
 
 @pytest.mark.slow  # lm-eval reads its thousands of task files
+@pytest.mark.once
 def test_an_unknown_task_is_refused(model: Any):
     with pytest.raises(ValueError, match=r"knows no task 'own_nothing'.*--include-path"):
         evaluate(model, "own_nothing")
@@ -400,6 +401,7 @@ def test_sums_are_those_of_a_slow_loop():
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_the_command_prints_a_table_and_writes_json(
     folder: Path, tmp_path: Path, task: Callable[..., dict[str, Any]], quiet: None
 ):
@@ -447,6 +449,7 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_the_pocket_set_on_the_demo_model(task: Callable[..., dict[str, Any]]):
     from transformers import AutoTokenizer
 

@@ -180,7 +180,8 @@ def test_an_interrupted_exit_is_finished_as_soon_as_its_context_is_dropped() -> 
 def test_the_undo_is_noted_before_the_change_and_may_run_twice() -> None:
     model = tiny_model("llama", n_layers=2)
     point = adapt(model).hook_point("blocks.1.hook_resid_post")
-    users = point.add_hook(lambda x, hook: None)
+    point.add_hook(lambda x, hook: None)
+    users = point.fwd_hooks[0]
     torch_add = point.register_forward_hook
 
     def stop(*args: Any, **kwargs: Any) -> None:
