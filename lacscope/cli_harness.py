@@ -20,7 +20,7 @@ from lacscope.cli_errors import is_users, keeping, quoting_nothing
 from lacscope.dataset import PHASES
 from lacscope.shown import plain
 from lacscope.tasks.registry import TASKS
-from lacscope.terminal import NoText, check_output, say
+from lacscope.terminal import NoText, check_output, say, template_options
 
 _PACKAGE, _HARNESS = (f"{os.sep}{name}{os.sep}" for name in ("lacscope", "lm_eval"))
 
@@ -57,6 +57,9 @@ def lm_eval_command(
     num_fewshot: Annotated[int | None, typer.Option(help="Examples before each question.", min=0)] = None,
     batch_size: Annotated[int, typer.Option(help="Requests per batch.", min=1)] = 1,
     chat: Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")] = False,
+    chat_template_kwargs: Annotated[
+        str | None, typer.Option(help="Options of the chat template, as JSON: '{\"enable_thinking\": false}'.")
+    ] = None,
     include_path: Annotated[Path | None, typer.Option(help="Folder with task files (YAML) of your own.")] = None,
     gen_kwargs: Annotated[
         str | None, typer.Option(help="Generation options: 'temperature=0.6,do_sample=True'.")
@@ -74,6 +77,9 @@ def lm_eval_command(
         check_output(out, force)
     if include_path is not None and not include_path.is_dir():
         raise NotADirectoryError(20, "--include-path is no folder", str(include_path))
+    template = template_options(chat_template_kwargs)
+    if template and not chat:
+        raise ValueError("--chat-template-kwargs goes with --chat: without it no prompt is put into the chat template.")
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise ValueError(
@@ -89,7 +95,7 @@ def lm_eval_command(
     check_effect(rule, effect)
     find_tasks(names, include_path)
     loaded = load_model(model, device=device, dtype=dtype, hooks="residual")
-    private = any(is_private(name) for name in names)
+    private = any(is_private(name) for name in names) or names_private_data(include_path)
     with quoting_nothing(private or no_text), _told_apart(), keeping(lambda: "No scores are kept. Begin again with"):
         results = evaluate(
             loaded,
@@ -101,6 +107,7 @@ def lm_eval_command(
             include_path=include_path,
             num_fewshot=num_fewshot,
             apply_chat_template=chat,
+            chat_template_kwargs=template,
             gen_kwargs=gen_kwargs,
         )
     console = Console()
@@ -144,6 +151,18 @@ def without_examples(results: Mapping[str, Any], *, of_all: bool = False) -> dic
         hides = isinstance(shots, dict) and (of_all or is_private(name, config))
         configs[name] = {**config, "fewshot_config": {**shots, "samples": "withheld"}} if hides else config
     return {name: configs if name == "configs" else value for name, value in results.items() if name != "samples"}
+
+
+def names_private_data(folder: Path | None) -> bool:
+    """Whether a task file there reads one of the private data sets, under whatever name the task goes.
+
+    Task files include one another, so the mention in any of them counts for all.
+    """
+    if folder is None:
+        return False
+    paths = [one.hub.path for one in TASKS.values() if one.private and one.hub is not None]
+    texts = (file.read_text(encoding="utf-8", errors="replace") for file in folder.rglob("*.y*ml"))
+    return any(path in text for text in texts for path in paths)
 
 
 def is_private(name: str, config: Mapping[str, Any] | None = None) -> bool:

@@ -193,7 +193,7 @@ def build(
         if void.ndim == 4:
             void, dims = rearrange(void, "sample rule layer token -> rule sample layer token"), ("rule", *dims)
             coords["rule"] = np.array(list(rules or []), dtype=object)
-        variables["void"] = (dims, void, _describe("void"))
+        variables["void"] = (dims, void, {**_describe("void"), "comment": _VOID_COMMENT})
     if samples[0].logits is not None:
         rows = [np.asarray(s.logits, dtype=np.float32) for s in samples]
         if rows[0].ndim == 1:
@@ -209,6 +209,12 @@ def build(
         **{key: _attribute(value) for key, value in attrs.items()},
     }
     return validate(trace)
+
+
+_VOID_COMMENT = (
+    "1 at voids, 0 where active, missing (NaN) on padding. A plain array: its mean skips padding, but == and sum over "
+    "layers do not. lacscope.recorded_voids(trace) has the same numbers as a mask that does."
+)
 
 
 def _describe(name: str) -> dict[str, str]:

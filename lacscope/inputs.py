@@ -232,7 +232,7 @@ def _from_chat(adapter: Adapter, chat: Chat, index: int, options: Mapping[str, A
             f"{adapter.name}'s tokenizer has no chat template, so chats cannot be read. Pass text, or set "
             "model.tokenizer.chat_template to the template that the model was trained with."
         )
-    _check_template_options(adapter, str(template), options)
+    check_template_options(adapter, str(template), options)
     # Tokenised by the template itself: its text through the tokenizer would get a second BOS.
     fixed = {"tokenize": True, "add_generation_prompt": True, "return_dict": False}
     try:
@@ -241,7 +241,7 @@ def _from_chat(adapter: Adapter, chat: Chat, index: int, options: Mapping[str, A
         raise InputError(f"{adapter.name}'s chat template refuses chat {index}: {error}") from error
 
 
-def _check_template_options(adapter: Adapter, template: str, options: Mapping[str, Any]) -> None:
+def check_template_options(adapter: Adapter, template: str, options: Mapping[str, Any]) -> None:
     """A template ignores a name that it does not have, so a misspelt option would change nothing, silently."""
     words = set(re.findall(r"[A-Za-z_]\w*", template))
     for name in options:

@@ -13,7 +13,16 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from lacscope.cli_harness import MissingExtraError, lm_eval_command, score_table, usage_lines, without_examples
+from lacscope.cli_errors import WithheldError
+from lacscope.cli_harness import (
+    MissingExtraError,
+    lm_eval_command,
+    names_private_data,
+    score_table,
+    usage_lines,
+    without_examples,
+)
+from lacscope.inputs import InputError
 
 
 def usage(prefill: float, decode: float | None, early: int) -> dict[str, Any]:
@@ -83,6 +92,58 @@ def test_solved_examples_of_private_benchmarks_are_left_out():
     assert configs["renamed"]["fewshot_config"]["samples"] != "withheld"
 
 
+def test_a_private_data_set_is_known_in_a_task_file_of_any_name(tmp_path: Path):
+    assert not names_private_data(None)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "own.yaml").write_text("task: own\ninclude: deep/base.yml\n")
+    (tmp_path / "notes.txt").write_text("dataset_path: Idavidrein/gpqa\n")
+    (tmp_path / "broken.yaml").write_bytes(b"\xff\xfe: [")
+    assert not names_private_data(tmp_path)
+    (tmp_path / "deep" / "base.yml").write_text("dataset_path: Idavidrein/gpqa\n")
+    assert names_private_data(tmp_path)
+
+
+def test_a_renamed_private_task_is_run_with_nothing_quoted(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    harness = pytest.importorskip("lacscope.harness")
+
+    def fail(*given: Any, **options: Any) -> None:
+        raise KeyError("zirconium?")
+
+    monkeypatch.setattr("lacscope.load_model", lambda *given, **options: None)
+    monkeypatch.setattr(harness, "find_tasks", lambda *given: None)
+    monkeypatch.setattr(harness, "evaluate", fail)
+    words = ("m", "--tasks", "own", "--include-path", tmp_path)
+    (tmp_path / "own.yaml").write_text("task: own\ndataset_path: json\n")
+    assert "zirconium" in str(run(*words).exception)
+    (tmp_path / "own.yaml").write_text("task: own\ndataset_path: Idavidrein/gpqa\n")
+    error = run(*words).exception
+    assert isinstance(error, WithheldError)
+    assert "zirconium" not in str(error)
+
+
+def test_template_options_reach_the_template_or_are_refused(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tiny_with_tokenizer: Any
+):
+    harness = pytest.importorskip("lacscope.harness")
+    given: list[Any] = []
+    monkeypatch.setattr("lacscope.load_model", lambda *given, **options: None)
+    monkeypatch.setattr(harness, "find_tasks", lambda *given: None)
+    monkeypatch.setattr(harness, "evaluate", lambda *words, **options: given.append(options["chat_template_kwargs"]))
+    run("m", "--tasks", "t", "--chat", "--chat-template-kwargs", '{"enable_thinking": false}')
+    assert given == [{"enable_thinking": False}]
+    tokenizer = tiny_with_tokenizer.tokenizer
+    chat = [{"role": "user", "content": "the river"}]
+    thinking = tokenizer.chat_template + "{% if not enable_thinking %} cold{% endif %}"
+    monkeypatch.setattr(tokenizer, "chat_template", thinking)
+    options = {"tokenizer": tokenizer, "chat_template_args": {"enable_thinking": False}}
+    assert harness.LacscopeLM(tiny_with_tokenizer, **options).apply_chat_template(chat).endswith("assistant cold")
+    options["chat_template_args"] = {"enable_thinkin": False}
+    with pytest.raises(InputError, match=r"no option 'enable_thinkin'.*Did you mean 'enable_thinking'"):
+        harness.LacscopeLM(tiny_with_tokenizer, **options)
+
+
 def test_without_the_extra_one_line_says_what_to_install(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -107,5 +168,9 @@ def test_refused_before_anything_is_loaded(run: Callable[..., Any], monkeypatch:
     assert "pass --force to replace it" in str(run("m", "--tasks", "t", "--out", old).exception)
     assert "--out names a folder" in str(run("m", "--tasks", "t", "--out", tmp_path).exception)
     assert "--include-path is no folder" in str(run("m", "--tasks", "t", "--include-path", old).exception)
+    template = ("--chat-template-kwargs", '{"enable_thinking": false}')
+    assert "--chat-template-kwargs goes with --chat" in str(run("m", "--tasks", "t", *template).exception)
+    said = str(run("m", "--tasks", "t", "--chat", "--chat-template-kwargs", "{").exception)
+    assert "--chat-template-kwargs is a JSON object" in said
     assert "--tasks names no task" in str(run("m", "--tasks", " ,").exception)
     assert old.read_text() == '"old"'

@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 
 from lacscope import atomic, dataset, sealed
-from lacscope.analyses.voids import voids
+from lacscope.analyses.voids import recorded_voids, voids
 from lacscope.dataset import (
     NORMS,
     SCHEMA_VERSION,
@@ -446,3 +446,19 @@ def test_a_sealed_file_that_is_no_netcdf(tmp_path: Path, monkeypatch: pytest.Mon
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no trace file at .*none\.nc. `lacscope trace --out FILE` writes one"):
         open_trace(tmp_path / "none.nc")
+
+
+def test_a_recorded_mask_says_what_to_use_where_padding_matters(tmp_path: Path) -> None:
+    made = synthetic_trace()
+    path = save_trace(made, tmp_path / "t.nc")
+    for trace in (made, open_trace(path)):
+        assert "lacscope.recorded_voids(trace)" in trace["void"].attrs["comment"]
+        assert "missing (NaN) on padding" in trace["void"].attrs["comment"]
+    # What the sentence says of both is so.
+    padding = ~made["valid"]
+    assert bool(padding.any())
+    assert not bool((made["void"].sum("layer").where(padding).isnull() & padding).any())
+    mask = recorded_voids(made)
+    assert bool(mask.sum("layer").isnull().where(padding, True).all())
+    assert float((mask == 0).mean()) == pytest.approx(1 - float(made["void"].mean()))
+    assert float((made["void"] == 0).mean()) < float((mask == 0).mean())

@@ -1,5 +1,6 @@
 """What may be given to read, and what is said of the rest."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,11 +10,12 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from word_tokenizer import CHAT_TEMPLATE
 
-from lacscope import trace
+from lacscope import trace, voids
 from lacscope.adapters import Adapter, adapt
 from lacscope.hooks import PaddingWarning
-from lacscope.inputs import InputError, check_lengths, read_inputs, read_responses
+from lacscope.inputs import InputError, InputWarning, check_lengths, read_inputs, read_responses
 
 CHAT = [{"role": "user", "content": "the river"}]
 # The template of conftest: <s> user the river </s> <s> assistant
@@ -195,6 +197,13 @@ def test_masks_that_do_not_fit(words: Adapter) -> None:
         ([11, 10], [[11, 10]]),
         ([[11, 10]], [[11, 10]]),
         ([(11, np.int64(10))], [[11, 10]]),
+        (np.array(["it is"]), [[11, 10]]),
+        (pd.Series(["it is"], index=[7]), [[11, 10]]),
+        (np.array([11, 10]), [[11, 10]]),
+        (np.array([[11, 10]], dtype=np.uint8), [[11, 10]]),
+        ([np.array([11, 10])], [[11, 10]]),
+        (pd.Series([[11, 10]]), [[11, 10]]),
+        (torch.tensor([[11, 10]]), [[11, 10]]),
         ("it </s>", [[11, 2]]),
         ("<s> it", [[11]]),  # the prompt has the BOS
     ],
@@ -253,6 +262,93 @@ def test_what_does_not_fit_the_context(words: Adapter, length: int, new: int, me
         check_lengths(words, [[4], [4] * length], new)
 
 
+# --- half a character -----------------------------------------------------------------------------------
+
+HALVES = [("a \ud83d", "U+D83D at 2"), ("\ude42 river", "U+DE42 at 0")]
+
+
+@pytest.mark.parametrize(("text", "found"), HALVES)
+def test_half_a_character_is_refused_wherever_text_is_read(words: Adapter, text: str, found: str) -> None:
+    message = rf"has half a character, {re.escape(found)}: a cut emoji, or bytes of another encoding\. Read its file"
+    parts = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    for inputs, what in (
+        (text, "prompt 0"),
+        (["the", text], "prompt 1"),
+        ([{"role": "user", "content": text}], "chat 0"),
+        ([CHAT, parts], "chat 1"),
+    ):
+        with refused(f"^{what} {message}"):
+            read_inputs(words, inputs)
+    with refused(f"^response 1 {message}"):
+        read_responses(words, ["it", text], 2)
+    # What the message says to do gives a whole text.
+    mended = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert read_inputs(words, mended)
+
+
+def test_a_whole_pair_is_a_character(words: Adapter) -> None:
+    assert read_inputs(words, "\U0001f642 river") == [[1, 3, 5]]
+
+
+# --- two beginnings -------------------------------------------------------------------------------------
+
+
+def test_a_text_that_brings_its_own_bos_is_warned_of(words: Adapter) -> None:
+    with pytest.warns(InputWarning, match=r"^prompt 1 is read with two BOS tokens \('<s>'\): .* Give the chat itself"):
+        assert read_inputs(words, ["the", "<s> river"]) == [[1, 4], [1, 1, 5]]
+    with pytest.warns(InputWarning, match=r"^response 0 begins with a BOS token \('<s>'\), read in the middle"):
+        assert read_responses(words, ["<s> <s> it"], 1) == [[1, 11]]
+
+
+def test_one_bos_and_ids_that_were_given_are_not_warned_of(words: Adapter) -> None:
+    # Warnings are errors here.
+    assert read_inputs(words, "the <s> river") == [[1, 4, 1, 5]]
+    assert read_inputs(words, CHAT) == [CHAT_IDS]
+    assert read_inputs(words, [[1, 1, 5]]) == [[1, 1, 5]]
+    assert read_responses(words, [[1, 11]], 1) == [[1, 11]]
+
+
+def test_a_rendered_chat_is_warned_of_by_trace(tiny_with_tokenizer: Any) -> None:
+    rendered = tiny_with_tokenizer.tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    with pytest.warns(InputWarning, match="two BOS tokens"):
+        trace(tiny_with_tokenizer, rendered)
+
+
+# --- options of the chat template -----------------------------------------------------------------------
+
+THINKING = CHAT_TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %} cold{% endif %}"
+
+
+@pytest.fixture
+def thinking(tiny_with_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The model with a template that has an option."""
+    monkeypatch.setattr(tiny_with_tokenizer.tokenizer, "chat_template", THINKING)
+    return tiny_with_tokenizer
+
+
+def test_options_reach_the_template_and_the_trace(thinking: Any) -> None:
+    for value, ids in ((False, [*CHAT_IDS, 13]), (True, CHAT_IDS)):
+        options = {"enable_thinking": value}
+        assert read_inputs(adapt(thinking), [CHAT], chat_template_kwargs=options) == [ids]
+        found = trace(thinking, [CHAT], chat_template_kwargs=options)
+        assert found["token_id"].values[0].tolist() == ids
+
+
+def test_options_without_a_chat_or_without_such_a_name_are_refused(thinking: Any) -> None:
+    options = {"enable_thinking": False}
+    for inputs in ("the", ["the"], [4, 5], [[4, 5]], torch.tensor([[4, 5]])):
+        with refused(r"^chat_template_kwargs= are options of the chat template: they go with chats alone\."):
+            trace(thinking, inputs, chat_template_kwargs=options)
+    said = "^tiny-llama's chat template has no option 'enable_thinkin', so chat_template_kwargs would change nothing"
+    with refused(said + r"\. Did you mean 'enable_thinking'\?$"):
+        trace(thinking, CHAT, chat_template_kwargs={"enable_thinkin": False})
+
+
+def test_options_that_are_ours_are_refused(thinking: Any) -> None:
+    with refused("has no option 'tokenize'"):
+        read_inputs(adapt(thinking), CHAT, chat_template_kwargs={"tokenize": False})
+
+
 # --- through the front door -----------------------------------------------------------------------------
 
 
@@ -272,3 +368,32 @@ def test_trace_refuses_before_it_runs_anything(tiny_with_tokenizer: Any) -> None
     for inputs, message in (("", "prompt 0 is empty"), ([4] * 200, "holds 128"), ([97], "token id 97")):
         with refused(message):
             trace(tiny_with_tokenizer, inputs, fwd_hooks=hooks)
+
+
+def test_trace_reads_columns_and_arrays_as_it_reads_lists(tiny_with_tokenizer: Any, unchecked: None) -> None:
+    texts, answers, ids = ["the river", "deep"], ["it is", "cold"], [7, 3]
+    plain = trace(tiny_with_tokenizer, texts, responses=answers, sample_ids=ids)
+    assert plain["sample"].values.tolist() == ids
+    given: list[Any] = [
+        (pd.Series(texts, index=[5, 1]), pd.Series(answers, index=[0, 9]), pd.Series(ids, index=[4, 2])),
+        (np.array(texts), np.array(answers, dtype=object), np.array(ids)),
+    ]
+    for inputs, responses, sample_ids in given:
+        found = trace(tiny_with_tokenizer, inputs, responses=responses, sample_ids=sample_ids)
+        xr.testing.assert_identical(found.drop_attrs(), plain.drop_attrs())
+    xr.testing.assert_identical(voids(plain, np.array([0.1, 0.8])), voids(plain, [0.1, 0.8]))
+    xr.testing.assert_identical(voids(plain, pd.Series([0.1, 0.8], index=[3, 1])), voids(plain, [0.1, 0.8]))
+    xr.testing.assert_identical(voids(plain, np.float32(0.5)), voids(plain, 0.5))
+
+
+def test_a_single_hook_is_a_list_of_one(tiny: Any) -> None:
+    def doubled(activation: Any, hook: Any) -> Any:
+        return 2 * activation
+
+    pair = ("blocks.1.hook_resid_pre", doubled)
+    found = trace(tiny, [[4, 5, 6]], fwd_hooks=pair)
+    xr.testing.assert_equal(found, trace(tiny, [[4, 5, 6]], fwd_hooks=[pair]))
+    unhooked = trace(tiny, [[4, 5, 6]])["resid_post_norm"]
+    assert not np.allclose(found["resid_post_norm"].isel(layer=1), unhooked.isel(layer=1))
+    by_filter = trace(tiny, [[4, 5, 6]], fwd_hooks=(lambda name: name == pair[0], doubled))
+    xr.testing.assert_equal(by_filter["resid_post_norm"], found["resid_post_norm"])

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from toy import ToyTask, toy_questions
 from lacscope.analyses.controls import norm_null
 from lacscope.reproduction import settings as module
 from lacscope.reproduction.presets import PRESETS, needs
+from lacscope.reproduction.report import _study
 from lacscope.reproduction.run import IncompleteError, reproduce
 from lacscope.reproduction.settings import ReproductionSettings, load_questions
 from lacscope.reproduction.studies import Findings, open_studies
@@ -191,6 +193,28 @@ def test_report_tables_and_figures(finished):
     pd.testing.assert_frame_equal(scores, open_studies(finished)[0].scores)
     assert len(pd.read_csv(finished / "summary.csv")) == len(Findings(open_studies(finished)).summary)
     assert "nan" not in text.lower().replace("finance", "")
+
+
+def test_the_report_counts_answers_that_think_and_those_that_never_end_it(finished):
+    (study,) = open_studies(finished)
+    said = "Generated answers that think before they answer"
+    assert "thought" in study.scores
+    assert said not in "\n".join(_study(Findings([study]), {}, finished, study))
+    scores = study.scores.copy()
+    full = scores[(scores["scoring"] == "generated") & (scores["effect"] == "none")].index
+    assert len(full) == 6
+    scores.loc[full, "thought"] = ["closed", "open", "none", "open", "closed", "open"]
+    thinks = dataclasses.replace(study)
+    thinks.__dict__["scores"] = scores  # where the cached property keeps what it read
+    text = "\n".join(_study(Findings([thinks]), {}, finished, thinks))
+    table = text.partition(said)[2]
+    assert re.search(r"\| *answers *\| *think *\| *never end the thought *\|", table)
+    assert re.search(r"\| *full model *\| *full *\| *6 *\| *5 *\| *3 *\|", table)
+    assert re.search(r"\| *readout, alpha 0.8 *\| *lac *\| *6 *\| *0 *\| *0 *\|", table)
+    # Shards written before answers were asked for their thoughts have no such column.
+    old = dataclasses.replace(study)
+    old.__dict__["scores"] = study.scores.drop(columns="thought")
+    assert said not in "\n".join(_study(Findings([old]), {}, finished, old))
 
 
 def test_a_damaged_shard_is_named_and_nothing_is_reported(finished, tmp_path):

@@ -27,6 +27,7 @@ def evaluate(
     include_path: str | os.PathLike[str] | None = None,
     tokenizer: Any = None,
     log_samples: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Run lm-eval tasks on a model under a rule and an effect.
@@ -42,6 +43,8 @@ def evaluate(
         tokenizer: default: the model's own as its folder or the hub has it, untouched by TransformerLens.
         log_samples: whether the results hold prompts and answers. Off: some benchmarks ask that their text
             is not spread.
+        chat_template_kwargs: options of the chat template, such as ``{"enable_thinking": False}``; they go with
+            ``apply_chat_template=True``.
         options: more of ``lm_eval.simple_evaluate``, such as ``num_fewshot``, ``apply_chat_template``,
             ``gen_kwargs``. It seeds Python's, NumPy's and torch's generators; their state is put back afterwards.
 
@@ -52,15 +55,19 @@ def evaluate(
         scored, and how many of those exit before the last block.
 
     Raises:
-        ValueError: an effect that the rule cannot have, an unknown task, generation by beam search.
+        ValueError: an effect that the rule cannot have, an unknown task, generation by beam search, options of a chat
+            template that is not applied or has no such option.
         TypeError: a model that is not a ``TransformerBridge``.
 
     >>> results = evaluate(model, ["arc_easy"], rule=L2AdaptiveComputation(0.8), limit=50)  # doctest: +SKIP
     >>> results["lacscope"]["usage"]["arc_easy"]["usage"]["prefill"]  # doctest: +SKIP
     """
+    if chat_template_kwargs and not options.get("apply_chat_template"):
+        raise ValueError("chat_template_kwargs= are options of the chat template: pass apply_chat_template=True too.")
     with _random_state_put_back():
         manager, names = find_tasks([tasks] if isinstance(tasks, str) else tasks, include_path)
-        lm = LacscopeLM(model, rule=rule, effect=effect, tokenizer=tokenizer, batch_size=batch_size)
+        template: dict[str, Any] = {"chat_template_args": dict(chat_template_kwargs)} if chat_template_kwargs else {}
+        lm = LacscopeLM(model, rule=rule, effect=effect, tokenizer=tokenizer, batch_size=batch_size, **template)
         results = lm_eval.simple_evaluate(
             model=lm,
             tasks=names,

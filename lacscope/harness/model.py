@@ -18,6 +18,7 @@ from lacscope.facts import quantization
 from lacscope.harness.choose import resolve_rule
 from lacscope.harness.usage import ScoredRows, Usage
 from lacscope.hooks import halting
+from lacscope.inputs import check_template_options
 from lacscope.models import load_model
 from lacscope.recorder import Recorder, Run
 from lacscope.rules import Effect, HaltingRule, check_effect, describe_rule
@@ -105,6 +106,9 @@ class LacscopeLM(HFLM):
         self._task = ""
         self._rows: ScoredRows | None = None
         chosen = _raw_tokenizer(pretrained, trust_remote_code) if tokenizer is None else copy.deepcopy(tokenizer)
+        check_template_options(
+            self.adapter, str(getattr(chosen, "chat_template", "")), options.get("chat_template_args") or {}
+        )
         super().__init__(pretrained=pretrained.original_model, tokenizer=chosen, backend="causal", **options)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:

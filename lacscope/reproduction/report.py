@@ -114,6 +114,12 @@ def _study(findings: Findings, figures: Figures, out: Path, study: Study) -> Ite
     if len(readout):
         yield "`readout`: scored positions that exit before the last block, and the answers that have one:"
         yield to_markdown(_early(readout))
+    thoughts = _thoughts(study)
+    if len(thoughts):
+        yield (
+            "Generated answers that think before they answer; one that never ends its thought has no answer to parse:"
+        )
+        yield to_markdown(thoughts)
     if (study.scores["group"] != "").any():
         yield "Accuracy by group of subjects (micro), and the mean over subjects (macro); by subject in `subjects.csv`:"
         yield to_markdown(_groups(study))
@@ -139,6 +145,27 @@ def _early(rows: pd.DataFrame) -> pd.DataFrame:
     kl = ["n/a" if pd.isna(value) else f"{value:.3g}" for value in rows["kl_early"]]
     table["KL at the prompt's end, on those (median, nats)"] = kl
     return table.drop(columns="scoring") if rows["scoring"].nunique() == 1 else table
+
+
+def _thoughts(study: Study) -> pd.DataFrame:
+    """How many answers of each condition think; no row where none does, as in shards older than the column."""
+    scores = study.scores
+    generated = scores[scores["scoring"] == "generated"]
+    if "thought" not in scores or not generated["thought"].isin(("closed", "open")).any():
+        return pd.DataFrame()
+    # The full model has no alpha, which a group of its own stands for.
+    parts = generated.groupby(["effect", "rule", "alpha"], dropna=False, sort=False)["thought"]
+    counted = [
+        {
+            "condition": _condition({"effect": effect, "alpha": alpha}),
+            "rule": rule,
+            "answers": len(part),
+            "think": int(part.isin(("closed", "open")).sum()),
+            "never end the thought": int((part == "open").sum()),
+        }
+        for (effect, rule, alpha), part in parts
+    ]
+    return pd.DataFrame(counted)
 
 
 def _groups(study: Study) -> pd.DataFrame:

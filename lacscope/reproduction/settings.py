@@ -85,25 +85,32 @@ class ReproductionSettings:
                     f"{did_you_mean(effect, EFFECTS_SWEPT)}"
                 )
         one_of("style", self.style, STYLES)
-        check_alphas("alphas", self.alphas, least=1)
-        check_alphas("generate_alphas", self.generate_alphas)
+        self._keep("effects", tuple(self.effects))
+        self._keep("alphas", tuple(check_alphas("alphas", self.alphas, least=1)))
+        self._keep("generate_alphas", tuple(check_alphas("generate_alphas", self.generate_alphas)))
         if not isinstance(self.control_alphas, Mapping):
             raise ValueError(f"control_alphas must be {{effect: alphas}}, got {self.control_alphas!r:.80}.")
+        controls = {}
         for effect, alphas in self.control_alphas.items():
             one_of("effect of control_alphas", effect, EFFECTS_SWEPT)
-            check_alphas(f"control_alphas[{effect!r}]", alphas)
-        whole_numbers("control_seeds", self.control_seeds, distinct=True)
+            controls[effect] = tuple(check_alphas(f"control_alphas[{effect!r}]", alphas))
+        self._keep("control_alphas", controls)
+        self._keep("control_seeds", tuple(whole_numbers("control_seeds", self.control_seeds, distinct=True)))
 
     def _check_counts(self) -> None:
         for name in ("limit", "generate_limit", "control_limit"):
-            whole_number_or_none(name, getattr(self, name), least=1)
+            self._keep(name, whole_number_or_none(name, getattr(self, name), least=1))
         for name, least in (("shots", 0), ("seed", 0), ("max_new_tokens", 1), ("batch_size", 1), ("shard_size", 1)):
-            whole_number(name, getattr(self, name), least=least)
+            self._keep(name, whole_number(name, getattr(self, name), least=least))
         check_sampling(self.temperature, self.top_p)
         flag("keep_text", self.keep_text)
         flag("keep_traces", self.keep_traces)
         if not isinstance(self.chat_template_kwargs, Mapping):
             raise ValueError(f"chat_template_kwargs must be {{name: value}}, got {self.chat_template_kwargs!r:.80}.")
+
+    def _keep(self, name: str, value: Any) -> None:
+        """Kept as plain Python: numpy's arrays have no truth, and its numbers no JSON to make a run's id of."""
+        object.__setattr__(self, name, value)
 
     @property
     def controls(self) -> dict[str, tuple[float, ...]]:
