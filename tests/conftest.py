@@ -5,6 +5,7 @@
 ``make_tokenizer(...)``  that tokenizer, a new one: yours to edit
 ``demo``                 the demo model, every hook point; for tests marked ``slow``; read-only
 ``trace_fixture``        a synthetic trace: 3 samples, 12 layers, prefill and decode, uneven lengths; yours to edit
+``command(*words)``      run the command line in this process: exit code and all that it printed
 ``run_python(code)``     run code in a fresh interpreter and return its output; for tests marked ``slow``
 ``unchecked``            no type checks of lacscope's signatures in this test: what a user sees of a wrong type
 ``no_hooks_left``        fails the test if a read-only model keeps a hook (on for every test)
@@ -51,6 +52,26 @@ def tiny_with_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     word_tokenizer().save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return build_bridge(tiny_transformers_model("llama"), tokenizer, name="tiny-llama", residual_only=False)
+
+
+@pytest.fixture
+def command(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, unchecked: None
+) -> Callable[..., tuple[int, str]]:
+    from lacscope import cli
+
+    def call(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["lacscope", *map(str, words)])
+        monkeypatch.setattr(cli, "console", cli.Console(stderr=True, width=400))
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capfd.readouterr()
+        return code, captured.out + captured.err
+
+    return call
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import lacscope
-from lacscope import cli
 from lacscope.testing import synthetic_trace, tiny_transformers_model
 
 
@@ -19,21 +18,8 @@ class Result:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run the command line in this process: exit code and all that it printed, white space folded."""
-
-    def call(*words: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["lacscope", *map(str, words)])
-        monkeypatch.setattr(cli, "console", cli.Console(stderr=True, width=400))
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Result(code, captured.out + captured.err)
-
-    return call
+def run(command: Callable[..., tuple[int, str]]) -> Callable[..., Result]:
+    return lambda *words: Result(*command(*words))
 
 
 @pytest.fixture
@@ -152,9 +138,9 @@ def test_plotting_a_foreign_file(run: Callable[..., Result], tmp_path: Path):
     assert run("plot", tmp_path / "nowhere.nc").code == 2
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["trace"], ["plot"]])
-def test_help(run: Callable[..., Result], command: list[str]):
-    result = run(*command, "--help")
+@pytest.mark.parametrize("words", [[], ["demo"], ["trace"], ["plot"]])
+def test_help(run: Callable[..., Result], words: list[str]):
+    result = run(*words, "--help")
     assert result.code == 0
     assert "Usage: lacscope" in result.out
 

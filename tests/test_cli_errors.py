@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,29 +15,12 @@ import pytest
 import torch
 
 import lacscope
-from lacscope import cli
 from lacscope.cli_errors import WithheldError, is_users, quoting_nothing
 from lacscope.inputs import InputError
 from lacscope.tasks.data import DataError
 from lacscope.testing import synthetic_trace
 
 pytestmark = pytest.mark.once
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, unchecked: None) -> Callable[..., Any]:
-    def call(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["lacscope", *map(str, words)])
-        monkeypatch.setattr(cli, "console", cli.Console(stderr=True, width=400))
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out + captured.err
-
-    return call
 
 
 @pytest.fixture
@@ -54,9 +36,9 @@ def failing(error: BaseException) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("error", [KeyError("layer"), ValueError("boom [/b]"), RuntimeError("boom"), AssertionError()])
-def test_an_unknown_exception_is_a_bug_of_ours(run: Any, trace_file: Path, monkeypatch: Any, error: Exception):
+def test_an_unknown_exception_is_a_bug_of_ours(command: Any, trace_file: Path, monkeypatch: Any, error: Exception):
     monkeypatch.setattr("lacscope.figures.norm_profile", failing(error))
-    code, said = run("plot", trace_file)
+    code, said = command("plot", trace_file)
     (line,) = [line for line in said.splitlines() if line.startswith("error:")]
     assert code == 1
     assert line.startswith(f"error: unexpected {type(error).__name__}: ")
@@ -65,19 +47,19 @@ def test_an_unknown_exception_is_a_bug_of_ours(run: Any, trace_file: Path, monke
     assert "Traceback" not in said
 
 
-def test_the_traceback_is_shown_where_it_is_asked_for(run: Any, trace_file: Path, monkeypatch: Any):
+def test_the_traceback_is_shown_where_it_is_asked_for(command: Any, trace_file: Path, monkeypatch: Any):
     monkeypatch.setattr("lacscope.figures.norm_profile", failing(KeyError("layer")))
     for words in (("--traceback", "plot", trace_file), ("plot", trace_file, "--traceback")):
-        code, said = run(*words)
+        code, said = command(*words)
         assert code == 1
         assert "Traceback (most recent call last)" in said
         assert "in save_figures" in said
         assert "report it with the lines above" in said
     # Of a mistake too.
-    code, said = run("plot", trace_file, "--alpha", "-1", "--traceback")
+    code, said = command("plot", trace_file, "--alpha", "-1", "--traceback")
     assert code == 2
     assert "Traceback (most recent call last)" in said
-    assert "Traceback" not in run("plot", trace_file, "--alpha", "-1")[1]
+    assert "Traceback" not in command("plot", trace_file, "--alpha", "-1")[1]
 
 
 def test_whose_an_error_is():
@@ -114,14 +96,14 @@ def test_an_accident_in_our_own_lines_is_not_dressed_as_the_users(monkeypatch: A
 # --- private benchmarks ---------------------------------------------------------------------------------
 
 
-def test_what_others_say_of_a_private_row_is_withheld(run: Any, trace_file: Path, monkeypatch: Any):
+def test_what_others_say_of_a_private_row_is_withheld(command: Any, trace_file: Path, monkeypatch: Any):
     def private_failure(*given: Any, **options: Any) -> None:
         with quoting_nothing(True):
             raise ValueError("cannot read 'zirconium wombats'")
 
     monkeypatch.setattr("lacscope.figures.norm_profile", private_failure)
     for more in ((), ("--traceback",)):
-        code, said = run("plot", trace_file, *more)
+        code, said = command("plot", trace_file, *more)
         assert code == 1
         assert "unexpected ValueError (its message is withheld: it may quote a private benchmark)" in said
         assert "zirconium" not in said.replace("raise ValueError(\"cannot read 'zirconium wombats'\")", "")
@@ -145,7 +127,7 @@ def test_our_own_words_on_a_private_row_are_kept():
 
 
 def test_a_failure_in_an_analysis_of_gpqa_quotes_nothing(
-    run: Any, tmp_path: Path, monkeypatch: Any, tiny_with_tokenizer: Any
+    command: Any, tmp_path: Path, monkeypatch: Any, tiny_with_tokenizer: Any
 ):
     from lacscope.analyze.catalogue import CATALOGUE
 
@@ -159,7 +141,7 @@ def test_a_failure_in_an_analysis_of_gpqa_quotes_nothing(
     (tmp_path / "g.jsonl").write_text(json.dumps(row))
     words = ("analyze", "m", "--data", f"gpqa={tmp_path / 'g.jsonl'}", "--out", tmp_path / "o")
     for more in ((), ("--what", "lim"), ("--traceback",)):
-        code, said = run(*words, *more)
+        code, said = command(*words, *more)
         assert code == 1, said
         assert "unexpected ValueError (its message is withheld" in said
         assert "zirconium" not in said
@@ -169,7 +151,7 @@ def test_a_failure_in_an_analysis_of_gpqa_quotes_nothing(
 # --- files and folders ----------------------------------------------------------------------------------
 
 
-def test_a_full_disk_names_the_path_what_is_kept_and_what_goes_on(run: Any, trace_file: Path, monkeypatch: Any):
+def test_a_full_disk_names_the_path_what_is_kept_and_what_goes_on(command: Any, trace_file: Path, monkeypatch: Any):
     out = trace_file.parent / "figures"
     real, calls = os.fsync, []
 
@@ -180,7 +162,7 @@ def test_a_full_disk_names_the_path_what_is_kept_and_what_goes_on(run: Any, trac
         real(descriptor)
 
     monkeypatch.setattr("os.fsync", full)
-    code, said = run("plot", trace_file, "--out", out, "--dpi", 40)
+    code, said = command("plot", trace_file, "--out", out, "--dpi", 40)
     assert code == 2
     assert "could not write the file (No space left on device); nothing was changed: " + str(out) in said
     assert f"What {out} holds is whole. Go on with: lacscope plot {trace_file} --out {out} --dpi 40" in said
@@ -200,29 +182,29 @@ def test_a_full_disk_names_the_path_what_is_kept_and_what_goes_on(run: Any, trac
     ],
     ids=lambda words: words[0],
 )
-def test_a_file_where_a_folder_is_needed(run: Any, trace_file: Path, tmp_path: Path, words: Any, monkeypatch: Any):
+def test_a_file_where_a_folder_is_needed(command: Any, trace_file: Path, tmp_path: Path, words: Any, monkeypatch: Any):
     monkeypatch.setattr("lacscope.models.load_model", failing(AssertionError("a model was loaded")))
     (tmp_path / "f").write_text("precious")
-    code, said = run(*(word.format(t=trace_file, f=tmp_path / "f") for word in words))
+    code, said = command(*(word.format(t=trace_file, f=tmp_path / "f") for word in words))
     assert code == 2, said
     assert f"a folder is needed here, and this is a file; give another --out: {tmp_path / 'f'}" in said
     assert (tmp_path / "f").read_text() == "precious"
 
 
-def test_a_folder_that_cannot_be_written_to(run: Any, trace_file: Path, tmp_path: Path, monkeypatch: Any):
+def test_a_folder_that_cannot_be_written_to(command: Any, trace_file: Path, tmp_path: Path, monkeypatch: Any):
     real = os.access
     monkeypatch.setattr("os.access", lambda path, mode, **how: not mode & os.W_OK and real(path, mode, **how))
-    code, said = run("plot", trace_file, "--out", tmp_path)
+    code, said = command("plot", trace_file, "--out", tmp_path)
     assert code == 2
     assert f"this folder cannot be written to; give another --out: {tmp_path}" in said
 
 
 @pytest.mark.parametrize("damage", [b"", b"hello", b"\x89HDF\r\n\x1a\n" + bytes(500), "cut", "flip"])
-def test_a_damaged_trace_is_named(run: Any, trace_file: Path, damage: Any):
+def test_a_damaged_trace_is_named(command: Any, trace_file: Path, damage: Any):
     raw = trace_file.read_bytes()
     flipped = raw[:1000] + bytes([raw[1000] ^ 1]) + raw[1001:]
     trace_file.write_bytes({"cut": raw[:-100], "flip": flipped}[damage] if isinstance(damage, str) else damage)
-    code, said = run("plot", trace_file)
+    code, said = command("plot", trace_file)
     assert code == 2
     assert f"error: {trace_file} is " in said
     assert "whole file of lacscope's" in said or "its content is not what was written" in said
@@ -237,18 +219,18 @@ def test_a_damaged_trace_is_named(run: Any, trace_file: Path, damage: Any):
     ],
 )
 def test_a_text_that_is_none(
-    run: Any, tmp_path: Path, name: str, content: bytes, text: str, monkeypatch: Any, tiny_with_tokenizer: Any
+    command: Any, tmp_path: Path, name: str, content: bytes, text: str, monkeypatch: Any, tiny_with_tokenizer: Any
 ):
     monkeypatch.setattr("lacscope.models.load_model", lambda name, **options: tiny_with_tokenizer)
     (tmp_path / name).write_bytes(content)
-    code, said = run("analyze", "m", "--text", tmp_path / name, "--out", tmp_path / "o")
+    code, said = command("analyze", "m", "--text", tmp_path / name, "--out", tmp_path / "o")
     assert code == 2, said
     assert text in said
 
 
-def test_version_and_exit_codes(run: Any):
-    assert run("--version") == (0, f"lacscope {version('lacscope')}\n")
-    code, said = run("--help")
+def test_version_and_exit_codes(command: Any):
+    assert command("--version") == (0, f"lacscope {version('lacscope')}\n")
+    code, said = command("--help")
     assert code == 0
     said = " ".join(said.replace("│", " ").split())
     assert "--traceback" in said

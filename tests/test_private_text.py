@@ -1,8 +1,7 @@
 """A private benchmark's text is written nowhere: every file and every line printed is searched for it."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from lacscope import cli
 from lacscope.analyses.tokens import token_classes
 from lacscope.dataset import TraceError
 from lacscope.sealed import read_sealed, write_sealed
@@ -97,25 +95,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
-@pytest.fixture
-def run(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, unchecked: None
-) -> Callable[..., tuple[int, str]]:
-    """Run the command line in this process: exit code and all that it printed."""
-
-    def call(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["lacscope", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out + captured.err
-
-    return call
-
-
 def quotes(text: str) -> list[str]:
     return [word for word in WORDS if word in text]
 
@@ -155,8 +134,8 @@ def analyze(home: Path, out: Path, *more: object) -> list[object]:
     return ["analyze", home / MODEL, *files, "--limit", 4, "--out", out, *more]
 
 
-def test_maps_over_tokens_and_their_figures_hold_no_text(home: Path, run: Any, drawn: list[str], tmp_path: Path):
-    code, said = run(*analyze(home, tmp_path, "--what", "erasure"))
+def test_maps_over_tokens_and_their_figures_hold_no_text(home: Path, command: Any, drawn: list[str], tmp_path: Path):
+    code, said = command(*analyze(home, tmp_path, "--what", "erasure"))
     assert code == 0, said
     assert list(leaks(tmp_path)) == []
     assert drawn
@@ -168,10 +147,10 @@ def test_maps_over_tokens_and_their_figures_hold_no_text(home: Path, run: Any, d
 
 
 def test_the_search_finds_what_a_public_benchmark_writes(
-    home: Path, run: Any, drawn: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, command: Any, drawn: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(Gpqa, "private", False)
-    assert run(*analyze(home, tmp_path, "--what", "erasure"))[0] == 0
+    assert command(*analyze(home, tmp_path, "--what", "erasure"))[0] == 0
     found = list(leaks(tmp_path))
     assert any("in token_text" in one for one in found)
     assert any("ids in token_id" in one for one in found)
@@ -179,7 +158,7 @@ def test_the_search_finds_what_a_public_benchmark_writes(
     # And what stands there with its text is written anew without, once the benchmark is private.
     monkeypatch.setattr(Gpqa, "private", True)
     before = read_sealed(next(tmp_path.rglob("erasure.nc")))
-    assert run(*analyze(home, tmp_path, "--what", "erasure"))[0] == 0
+    assert command(*analyze(home, tmp_path, "--what", "erasure"))[0] == 0
     assert list(leaks(tmp_path)) == []
     xr.testing.assert_equal(
         read_sealed(next(tmp_path.rglob("erasure.nc")))["effect"].drop_vars(["token_text", "token_id"]),
@@ -188,19 +167,21 @@ def test_the_search_finds_what_a_public_benchmark_writes(
 
 
 def test_no_text_means_the_same_of_any_benchmark(
-    home: Path, run: Any, drawn: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, command: Any, drawn: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(Gpqa, "private", False)
-    assert run(*analyze(home, tmp_path, "--what", "erasure", "--no-text"))[0] == 0
+    assert command(*analyze(home, tmp_path, "--what", "erasure", "--no-text"))[0] == 0
     assert list(leaks(tmp_path)) == []
     assert quotes(" ".join(drawn)) == []
     # Asked for with its text, it is made again.
-    assert run(*analyze(home, tmp_path, "--what", "erasure"))[0] == 0
+    assert command(*analyze(home, tmp_path, "--what", "erasure"))[0] == 0
     assert list(leaks(tmp_path))
 
 
 @pytest.mark.slow
-def test_parts_of_what_was_interrupted_hold_none(home: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_parts_of_what_was_interrupted_hold_none(
+    home: Path, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     from lacscope.analyze.store import ResultStore
 
     def interrupt(*given: Any) -> None:
@@ -208,14 +189,14 @@ def test_parts_of_what_was_interrupted_hold_none(home: Path, run: Any, tmp_path:
 
     with monkeypatch.context() as patched:
         patched.setattr(ResultStore, "write", interrupt)
-        assert run(*analyze(home, tmp_path, "--what", "token-usage"))[0] == 130
+        assert command(*analyze(home, tmp_path, "--what", "token-usage"))[0] == 130
     assert len(list(tmp_path.rglob("part-*.nc"))) == 2
     assert list(leaks(tmp_path)) == []
-    cut = run(*analyze(home, tmp_path, "--what", "token-usage"))
+    cut = command(*analyze(home, tmp_path, "--what", "token-usage"))
     assert cut[0] == 0, cut[1]
     # Classes are of the texts that no part holds: the same as where the texts were there.
     monkeypatch.setattr(Gpqa, "private", False)
-    assert run(*analyze(home, tmp_path / "public", "--what", "token-usage"))[0] == 0
+    assert command(*analyze(home, tmp_path / "public", "--what", "token-usage"))[0] == 0
     paths = sorted(tmp_path.rglob("token-usage.nc"), key=lambda path: "public" in path.parts)
     one, other = map(read_sealed, paths)
     xr.testing.assert_equal(one, other)
@@ -223,14 +204,14 @@ def test_parts_of_what_was_interrupted_hold_none(home: Path, run: Any, tmp_path:
 
 
 @pytest.mark.slow
-def test_every_analysis(home: Path, run: Any, drawn: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    said = run(*analyze(home, tmp_path / "a"))[1]
+def test_every_analysis(home: Path, command: Any, drawn: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    said = command(*analyze(home, tmp_path / "a"))[1]
     assert list(leaks(tmp_path)) == []
     assert quotes(" ".join(drawn) + said) == []
     made = sorted(tmp_path.rglob("*.nc"))
     assert len(made) >= 25, said
     monkeypatch.setattr(Gpqa, "private", False)
-    run(*analyze(home, tmp_path / "b"))
+    command(*analyze(home, tmp_path / "b"))
     for path in made:
         if path.stem == "tradeoff":  # has times in it
             continue
@@ -240,13 +221,13 @@ def test_every_analysis(home: Path, run: Any, drawn: list[str], tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_a_reproduction_with_traces_and_its_report(home: Path, run: Any, drawn: list[str], tmp_path: Path):
+def test_a_reproduction_with_traces_and_its_report(home: Path, command: Any, drawn: list[str], tmp_path: Path):
     words = (
         *("--task", "gpqa", "--data", f"gpqa={home / 'g.jsonl'}", "--out", tmp_path, "--keep-traces"),
         *("--generate-at", "0.8", "--max-new-tokens", "4", "--alphas", "0.1,0.8", "--control-seeds", "1"),
     )
     for command in (("reproduce", "--model", home / MODEL, *words), ("report", tmp_path)):
-        code, said = run(*command)
+        code, said = command(*command)
         assert code == 0, said
         assert quotes(said) == []
     assert len(list(tmp_path.rglob("*.nc"))) > 3
@@ -260,18 +241,18 @@ def test_a_reproduction_with_traces_and_its_report(home: Path, run: Any, drawn: 
     assert all(len(one) == 64 for one in kept["prompt_sha256"].values)
 
 
-def test_a_trace_and_its_figures_without_text(home: Path, run: Any, drawn: list[str], tmp_path: Path):
+def test_a_trace_and_its_figures_without_text(home: Path, command: Any, drawn: list[str], tmp_path: Path):
     prompt, out = " ".join(WORDS[:3]), tmp_path / "t.nc"
     words = ("trace", home / MODEL, "--prompt", prompt, "--max-new-tokens", 3, "--out", out)
-    assert run(*words, "--no-text")[0] == 0
-    assert run("plot", out, "--dpi", 40)[0] == 0
+    assert command(*words, "--no-text")[0] == 0
+    assert command("plot", out, "--dpi", 40)[0] == 0
     assert list(leaks(tmp_path)) == []
     assert quotes(" ".join(drawn)) == []
-    assert run(*words, "--force")[0] == 0
+    assert command(*words, "--force")[0] == 0
     assert list(leaks(tmp_path))
-    assert run("plot", out, "--dpi", 40, "--no-text")[0] == 0
+    assert command("plot", out, "--dpi", 40, "--no-text")[0] == 0
     assert quotes(" ".join(drawn)) == []
-    assert run("plot", out, "--dpi", 40)[0] == 0
+    assert command("plot", out, "--dpi", 40)[0] == 0
     assert quotes(" ".join(drawn))
 
 

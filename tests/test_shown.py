@@ -2,7 +2,6 @@
 
 import csv as csv_module
 import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from matplotlib.text import Text
 from rich.console import Console
 
 import lacscope
-from lacscope import cli, plots
+from lacscope import plots
 from lacscope.cli_harness import score_table
 from lacscope.cli_reproduce import _step
 from lacscope.plots.table import to_markdown
@@ -27,21 +26,6 @@ from lacscope.testing import synthetic_trace
 pytestmark = pytest.mark.once
 
 HOSTILE = "m[/b] [red]x $\\frac{ |<script>`*_a_* \x1b[31m\x07\u202egnp"
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, unchecked: None) -> Callable[..., Any]:
-    def call(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["lacscope", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out + captured.err
-
-    return call
 
 
 def cells(row: str) -> list[str]:
@@ -132,11 +116,11 @@ def test_bars_and_lines_on_the_terminal(monkeypatch: pytest.MonkeyPatch):
         assert not set(text) & set("\x1b\x07\u202e")
 
 
-def test_paths_in_every_command(run: Callable[..., Any], tmp_path: Path):
+def test_paths_in_every_command(command: Callable[..., Any], tmp_path: Path):
     folder = tmp_path / "[" / "b] \x1b[31m"
     folder.mkdir(parents=True)
     lacscope.save_trace(synthetic_trace(), folder / "t.nc")
-    code, said = run("plot", folder / "t.nc", "--dpi", 40)
+    code, said = command("plot", folder / "t.nc", "--dpi", 40)
     assert code == 0, said
     assert "[/b] \\x1b[31m/t_figures/norms.png" in said.replace("\n", "")
     assert "\x1b" not in said
@@ -149,13 +133,13 @@ def test_paths_in_every_command(run: Callable[..., Any], tmp_path: Path):
         ("reproduce", "--preset", "[/b]\x1b[31m"),
         ("plot", folder / "t.nc", "--style", "[/b]\x1b[31m"),
     ):
-        code, said = run(*words)
+        code, said = command(*words)
         assert code == 2, said
         assert "[/b]" in said.replace("\n", ""), words
         assert "\x1b" not in said
         assert "Traceback" not in said
     # The parser of the command line has errors of its own.
-    assert run("plot", "--[/b]")[0] == 2
+    assert command("plot", "--[/b]")[0] == 2
 
 
 def test_a_traces_report_and_its_figures(tmp_path: Path):

@@ -41,7 +41,7 @@ LAYOUTS = {
     "two GPUs, every hook": Layout(TWO, slow=False),
     "two GPUs, head beside the embedding": Layout(TWO | {"head": "gpu:0"}),
     "two GPUs, embedding apart": Layout(ONE | {"embed": "gpu:1"}),
-    # A head that is the embedding's own matrix is beside it, and the norm beside the last layer, as accelerate puts them.
+    # A head that is the embedding's own matrix is beside it, and the norm beside the last layer: as accelerate has it.
     "two GPUs, GPT-2": Layout(TWO | {"head": "gpu:0", "norm": "gpu:1"}, architecture="gpt2"),
     "two GPUs, parallel blocks": Layout(TWO, architecture="gpt_neox"),
     "a GPU and layers lent by the CPU": Layout(ONE | {"1": "cpu", "2": "cpu"}),
