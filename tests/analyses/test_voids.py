@@ -141,5 +141,5 @@ def test_a_mask_of_another_trace_is_refused(trace_fixture: xr.Dataset, change: A
 
 
 def test_an_alpha_given_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="alpha has 0.8 twice; give one alpha, or each once"):
+    with pytest.raises(ValueError, match=r"alpha has 0.8 twice; give one alpha, or each once"):
         voids(synthetic_trace(), [0.8, 0.8])
