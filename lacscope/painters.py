@@ -12,6 +12,7 @@ import pandas as pd
 
 from lacscope.adapters import adapt
 from lacscope.analyses.painters import FULL
+from lacscope.arguments import listed, whole_number, whole_numbers
 from lacscope.choices import score_choices
 from lacscope.plans import Plan
 from lacscope.plans import plan as running
@@ -71,18 +72,27 @@ def variants(
         times: of ``"looped_parallel"``.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: an unknown kind, a start that there is not, or one given twice, or counts that are none.
 
     >>> [v.start for v in variants(8, ["skip"])]
     [-1, 0, 1, 2, 3]
     """
+    whole_number("n_layers", n_layers, least=1)
+    whole_number("times", times, least=1)
+    seeds = whole_numbers("seeds", seeds, distinct=True)
+    kinds = listed("kinds", kinds, "kinds")
     unknown = [kind for kind in kinds if kind not in (*KINDS, *SINGLE)]
     if unknown:
         raise ValueError(f"unknown kind {unknown[0]!r}; choose from {', '.join((*KINDS, *SINGLE))}.")
-    asked = None if starts is None else list(starts)
+    if "random" in kinds and not seeds:
+        raise ValueError("seeds is empty: kind 'random' is drawn once for each, so give at least one, such as 0.")
+    asked = None if starts is None else whole_numbers("starts", starts, distinct=True)
     found = [Variant(FULL, -1)]
     for kind in kinds:
         last = {"skip_one": n_layers - 1, "swap": n_layers - 2}.get(kind, (n_layers - 2) // 2)
+        outside = [start for start in asked or () if start > last]
+        if outside:
+            raise ValueError(f"starts has {outside[0]}: of {kind!r} they are 0 to {last} in {n_layers} layers.")
         for start in range(last + 1) if asked is None else asked:
             drawn = seeds if kind == "random" else (-1,)
             found += [Variant(kind, start, seed, times) for seed in drawn]

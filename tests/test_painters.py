@@ -31,6 +31,27 @@ def test_every_kind_has_the_papers_starts() -> None:
         variants(8, ["sideways"])
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"n_layers": True}, "n_layers must be a whole number, at least 1, got True."),
+        ({"kinds": "skip"}, "kinds must be a list of kinds, got 'skip'."),
+        ({"starts": 1}, "starts must be a list of whole numbers, got 1."),
+        ({"starts": [0.5]}, r"starts\[0\] must be a whole number, 0 or more, got 0.5."),
+        ({"starts": [1, 1]}, "starts must differ from one another, got 1 twice."),
+        ({"starts": [4]}, "starts has 4: of 'skip' they are 0 to 3 in 8 layers."),
+        ({"seeds": [True]}, r"seeds\[0\] must be a whole number, 0 or more, got True."),
+        ({"seeds": [-1]}, r"seeds\[0\] must be 0 or more, got -1."),
+        ({"seeds": []}, "seeds is empty: kind 'random' is drawn once for each"),
+        ({"times": 1.5}, "times must be a whole number, at least 1, got 1.5."),
+    ],
+)
+def test_variants_that_there_are_not_are_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        variants(**{"n_layers": 8, **options})
+
+
 @pytest.mark.parametrize(("kind", "order"), [("skip", [0, 3]), ("skip_one", [0, 2, 3]), ("swap", [0, 2, 1, 3])])
 def test_scores_are_those_of_a_model_rebuilt_so(tiny_with_tokenizer: Any, kind: str, order: list[int]) -> None:
     variant = Variant(kind, 1) if kind != "skip" else Variant("skip", 0)

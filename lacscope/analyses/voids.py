@@ -34,7 +34,7 @@ def voids(trace: xr.Dataset, alpha: float | int | Sequence[float | int] | np.nda
     Raises:
         TraceError: the trace is of a ``bypass`` run under another rule or alpha: its stream would have been
             another one; or it lacks layers before the others.
-        ValueError: a negative or non-finite alpha, or an array of more than one dimension.
+        ValueError: a negative or non-finite alpha, one given twice, or an array of more than one dimension.
 
     Source: arXiv 2505.14467, section 3: void where d_l < alpha * (max_{k<l} d_k - min_{k<l} d_k).
 
@@ -49,6 +49,9 @@ def voids(trace: xr.Dataset, alpha: float | int | Sequence[float | int] | np.nda
     alphas = [check_alpha(a) for a in np.asarray(alpha, dtype=object).flat]
     if several and not alphas:
         raise ValueError("alpha is an empty list; give at least one alpha.")
+    twice = [one for place, one in enumerate(alphas) if one in alphas[:place]]
+    if twice:
+        raise ValueError(f"alpha has {twice[0]:g} twice; give one alpha, or each once.")
     for one in alphas:
         _check_replayable(whole, one)
     require_first_layers(

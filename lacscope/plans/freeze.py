@@ -8,6 +8,7 @@ import xarray as xr
 
 from lacscope.analyses.usage import layer_usage
 from lacscope.analyses.voids import voids
+from lacscope.arguments import is_real
 from lacscope.dataset import require_first_layers, validate
 from lacscope.plans.plan import Plan
 from lacscope.rules.scope import layer_indices
@@ -76,8 +77,8 @@ def freeze(
     kept = {layer % n_layers for layer in protect}
     ranked = sorted(set(range(n_layers)) - kept, key=lambda layer: (share[layer], -layer))
     if min_usage is not None:
-        if not 0 <= min_usage <= 1:
-            raise ValueError(f"min_usage is a share of tokens, 0 to 1; got {min_usage}.")
+        if not is_real(min_usage) or not 0 <= min_usage <= 1:
+            raise ValueError(f"min_usage is a share of tokens, 0 to 1; got {min_usage!r:.80}.")
         return Plan.skip(n_layers, [layer for layer in ranked if share[layer] < min_usage])
     assert skip is not None
     if isinstance(skip, bool) or not hasattr(skip, "__index__"):

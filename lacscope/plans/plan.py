@@ -13,6 +13,8 @@ from typing import Any, Literal, SupportsIndex, get_args
 
 import numpy as np
 
+from lacscope.arguments import ANY, listed, whole_number
+
 KV = Literal["each", "authors_kv"]
 Kind = Literal["skip", "middle_repeat", "reverse", "random", "parallel", "looped_parallel"]
 
@@ -36,6 +38,8 @@ class Slot:
     kv: KV = "each"
 
     def __post_init__(self) -> None:
+        for block in listed("blocks", self.blocks, "block indices"):
+            whole_number("a block of a slot", block)
         if not self.blocks or len(set(self.blocks)) != len(self.blocks):
             raise ValueError(f"a slot is one or more different blocks, got {self.blocks}; a repeat is a slot more.")
         if self.kv not in get_args(KV):
@@ -65,6 +69,12 @@ class Plan:
     slots: tuple[Slot, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
+        whole_number("n_layers", self.n_layers, least=1)
+        if not isinstance(self.slots, tuple) or not all(isinstance(slot, Slot) for slot in self.slots):
+            raise ValueError(
+                f"slots must be a tuple of Slot, such as (Slot((0,)), Slot((1, 2))), got {self.slots!r:.80}. "
+                "Blocks one after the other are Plan.of(n_layers, order)."
+            )
         if not self.slots:
             raise ValueError("a plan must run at least one block: with none there is no K/V to continue from.")
         outside = sorted({block for block in self.order if not 0 <= block < self.n_layers})
@@ -198,7 +208,7 @@ class Plan:
     @classmethod
     def full(cls, n_layers: int) -> "Plan":
         """The model as it is."""
-        return cls.of(n_layers, range(n_layers))
+        return cls.of(n_layers, range(whole_number("n_layers", n_layers, least=1)))
 
     @classmethod
     def of(cls, n_layers: int, order: Iterable[SupportsIndex]) -> "Plan":
@@ -207,13 +217,14 @@ class Plan:
         >>> Plan.of(3, [0, 2, 1, 1]).describe()
         '0, 2, 2x 1'
         """
-        return cls(n_layers, tuple(Slot((_index(block),)) for block in order))
+        return cls(n_layers, tuple(Slot((_index(block),)) for block in listed("order", order, "block indices")))
 
     @classmethod
     def skip(cls, n_layers: int, layers: Iterable[SupportsIndex]) -> "Plan":
         """Without these blocks; negative ones count from the last."""
-        dropped = {_resolve(n_layers, layer) for layer in layers}
-        return cls.of(n_layers, [layer for layer in range(n_layers) if layer not in dropped])
+        dropped = {_resolve(n_layers, layer) for layer in listed("layers", layers, "block indices")}
+        n = whole_number("n_layers", n_layers, least=1)
+        return cls.of(n, [layer for layer in range(n) if layer not in dropped])
 
     @classmethod
     def repeat(cls, n_layers: int, layers: Sequence[SupportsIndex], times: int = 2) -> "Plan":
@@ -245,7 +256,7 @@ class Plan:
     def shuffle(cls, n_layers: int, layers: Sequence[SupportsIndex], *, seed: int) -> "Plan":
         """A stretch of neighbouring layers in an order drawn with ``seed``."""
         stretch = _stretch(n_layers, layers)
-        drawn = np.random.default_rng(seed).permutation(stretch)
+        drawn = np.random.default_rng(whole_number("seed", seed)).permutation(stretch)
         return cls._around(n_layers, stretch, [Slot((int(layer),)) for layer in drawn])
 
     @classmethod
@@ -316,12 +327,14 @@ def painters_middle(n_layers: int, start: int) -> list[int]:
     >>> painters_middle(8, 1), painters_middle(8, 3)
     ([2, 3, 4, 5, 6], [4])
     """
-    if not 0 <= start <= (n_layers - 2) // 2:
+    whole_number("n_layers", n_layers, least=2)
+    if not 0 <= whole_number("start", start, least=ANY) <= (n_layers - 2) // 2:
         raise ValueError(f"start must be 0 to {(n_layers - 2) // 2} in a model of {n_layers} layers, got {start}.")
     return list(range(start + 1, n_layers - start))
 
 
 def _resolve(n_layers: int, layer: Any) -> int:
+    whole_number("n_layers", n_layers, least=1)
     if isinstance(layer, bool) or not hasattr(layer, "__index__") or not -n_layers <= int(layer) < n_layers:
         raise ValueError(f"layer {layer!r}: the model has layers 0 to {n_layers - 1} (or -1 to {-n_layers}).")
     return int(layer) % n_layers
@@ -334,16 +347,14 @@ def _index(block: Any) -> int:
 
 
 def _stretch(n_layers: int, layers: Iterable[Any]) -> list[int]:
-    found = [_resolve(n_layers, layer) for layer in layers]
+    found = [_resolve(n_layers, layer) for layer in listed("layers", layers, "block indices")]
     if not found or found != list(range(found[0], found[0] + len(found))):
         raise ValueError(f"layers must be neighbours in rising order, such as range(3, 9); got {found}.")
     return found
 
 
 def _times(times: int) -> int:
-    if times < 1:
-        raise ValueError(f"times must be at least 1, got {times}.")
-    return times
+    return whole_number("times", times, least=1)
 
 
 def _ranges(blocks: Sequence[int]) -> list[str]:

@@ -1,6 +1,5 @@
 """CALM: a token leaves the model once its prediction is confident."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
@@ -8,9 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lacscope.arguments import is_real, whole_number
 from lacscope.rules.base import Decides, Grain
 from lacscope.rules.cosine import cosine
-from lacscope.rules.scope import IN_DECODE, Scope
+from lacscope.rules.scope import IN_DECODE, Scope, check_scope
 from lacscope.rules.view import LayerView, Unit
 
 Confidence = Literal["softmax", "softmax_max", "cosine"]
@@ -66,17 +66,18 @@ class CALM:
     unit: ClassVar[Unit] = "block"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
+        if not is_real(self.threshold) or not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold (lambda) must be 0 to 1, got {self.threshold!r}.")
-        if not 0 <= self.tau < math.inf:
+        if not is_real(self.tau) or self.tau < 0:
             raise ValueError(f"tau must be a finite number >= 0, got {self.tau!r}.")
         if self.confidence not in get_args(Confidence):
             known = ", ".join(map(repr, get_args(Confidence)))
             raise ValueError(f"confidence must be one of {known}, got {self.confidence!r}.")
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"schedule must be 'paper' or 'code', got {self.schedule!r}.")
-        if self.n_steps < 1 or self.min_layer < 1:
-            raise ValueError(f"n_steps and min_layer must be at least 1, got {self.n_steps} and {self.min_layer}.")
+        whole_number("n_steps", self.n_steps, least=1)
+        whole_number("min_layer", self.min_layer, least=1)
+        check_scope(self.scope)
 
     @property
     def needs(self) -> frozenset[str]:

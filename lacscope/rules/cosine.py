@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lacscope.arguments import is_real
 from lacscope.rules.base import Decides, Grain, check_unit
-from lacscope.rules.scope import EVERYWHERE, Scope
+from lacscope.rules.scope import EVERYWHERE, Scope, check_scope
 from lacscope.rules.view import LayerView, Unit
 
 
@@ -45,10 +46,11 @@ class CosineThreshold:
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        if isinstance(self.threshold, bool) or not -1 <= self.threshold <= 1:
-            raise ValueError(f"threshold is a cosine, -1 to 1; got {self.threshold!r}.")
+        if not is_real(self.threshold) or not -1 <= self.threshold <= 1:
+            raise ValueError(f"threshold is a cosine, -1 to 1; got {self.threshold!r:.80}.")
         object.__setattr__(self, "threshold", float(self.threshold))
         check_unit(self.unit)
+        check_scope(self.scope)
 
     def voids(
         self, view: LayerView, pass_state: dict[str, Any], run_state: dict[str, Any]

@@ -13,11 +13,12 @@ import xarray as xr
 from jaxtyping import Bool
 from torch import Tensor
 
+from lacscope.arguments import ANY, whole_number
 from lacscope.dataset import require_distinct_samples
 from lacscope.masks import ACTIVE, flags_of
 from lacscope.normalised import label_values
 from lacscope.rules.base import Decides, Grain, check_unit
-from lacscope.rules.scope import EVERYWHERE, Scope
+from lacscope.rules.scope import EVERYWHERE, Scope, check_scope
 from lacscope.rules.view import LayerView, Unit
 
 
@@ -55,7 +56,16 @@ class GivenVoids:
 
     def __post_init__(self) -> None:
         check_unit(self.unit)
-        kept = {int(sample): _frozen_mask(sample, mask) for sample, mask in self.masks.items()}
+        check_scope(self.scope)
+        if not isinstance(self.masks, Mapping):
+            raise ValueError(
+                f"masks must be a dict, a bool array [layer, token] for each sample id; got {self.masks!r:.80}. "
+                "A labelled mask is taken by GivenVoids.of."
+            )
+        kept = {
+            whole_number("a sample id in masks", sample, least=ANY): _frozen_mask(sample, mask)
+            for sample, mask in self.masks.items()
+        }
         if len({len(mask) for mask in kept.values()}) != 1:
             raise ValueError(
                 "masks must be one bool array [layer, token] for each sample id, all with the same layers; got "

@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from lacscope.rules.base import Decides, Grain, check_unit
-from lacscope.rules.scope import EVERYWHERE, Scope
+from lacscope.rules.scope import EVERYWHERE, Scope, check_scope
 from lacscope.rules.view import LayerView, Unit
 from lacscope.thresholds import check_alpha
 
@@ -45,6 +45,7 @@ class L2AdaptiveComputation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", check_alpha(self.alpha))
         check_unit(self.unit)
+        check_scope(self.scope)
 
     def voids(
         self, view: LayerView, pass_state: dict[str, Any], run_state: dict[str, Any]

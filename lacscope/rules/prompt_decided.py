@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lacscope.arguments import is_real, whole_number
 from lacscope.rules.base import Decides, Grain, HaltingRule, check_rule, describe_rule, has_history, needs_of, scope_of
 from lacscope.rules.in_pass import RuleInPass
 from lacscope.rules.lac import L2AdaptiveComputation
-from lacscope.rules.scope import IN_DECODE, Scope
+from lacscope.rules.scope import IN_DECODE, Scope, check_scope
 from lacscope.rules.view import LayerView, Unit
 
 _LAC = L2AdaptiveComputation()
@@ -55,9 +56,9 @@ class PromptDecided:
     def __post_init__(self) -> None:
         if (self.skip is None) == (self.min_usage is None):
             raise ValueError(f"give one of skip= and min_usage=, got skip={self.skip} and min_usage={self.min_usage}.")
-        if self.skip is not None and (isinstance(self.skip, bool) or self.skip < 0):
-            raise ValueError(f"skip must be a number of layers >= 0, got {self.skip!r}.")
-        if self.min_usage is not None and not 0 <= self.min_usage <= 1:
+        if self.skip is not None:
+            whole_number("skip", self.skip)
+        if self.min_usage is not None and not (is_real(self.min_usage) and 0 <= self.min_usage <= 1):
             raise ValueError(f"min_usage is a share of the prompt's tokens, 0 to 1; got {self.min_usage!r}.")
         check_rule(self.inner)
         if scope_of(self.inner).phase == "decode":
@@ -65,6 +66,7 @@ class PromptDecided:
                 f"inner measures what the prompt uses, and {self.inner!r} has voids in decode alone: give it "
                 "scope=Scope() or Scope(phase='prefill')."
             )
+        check_scope(self.scope)
         if self.scope.phase != "decode":
             raise ValueError(f"the prompt decides for decode: scope must have phase='decode', got {self.scope!r}.")
 

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lacscope.arguments import is_real, whole_number
 from lacscope.rules.base import Decides, Grain, check_unit
 from lacscope.rules.draws import random_bits, random_units
-from lacscope.rules.scope import EVERYWHERE, Scope
+from lacscope.rules.scope import EVERYWHERE, Scope, check_scope
 from lacscope.rules.view import UNITS, LayerView, Unit
 
 WINDOW = 32
@@ -48,11 +49,12 @@ class RandomLayers:
     decides: ClassVar[Decides] = "before"
 
     def __post_init__(self) -> None:
-        _check_whole("count", self.count)
-        _check_whole("seed", self.seed)
-        if self.grain not in _NEEDS:
-            raise ValueError(f"grain must be 'static', 'sequence' or 'token', got {self.grain!r}.")
+        whole_number("count", self.count)
+        whole_number("seed", self.seed)
+        if not isinstance(self.grain, str) or self.grain not in _NEEDS:
+            raise ValueError(f"grain must be 'static', 'sequence' or 'token', got {self.grain!r:.80}.")
         check_unit(self.unit)
+        check_scope(self.scope)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -116,13 +118,15 @@ class RandomTokens:
     needs: ClassVar[frozenset[str]] = _NEEDS["token"]
 
     def __post_init__(self) -> None:
-        many = isinstance(self.rates, Iterable)
-        rates = tuple(float(rate) for rate in (self.rates if isinstance(self.rates, Iterable) else [self.rates]))
-        if not rates or not all(0 <= rate <= 1 for rate in rates):
-            raise ValueError(f"rates must be one share of tokens per layer, 0 to 1; got {self.rates!r}.")
+        many = isinstance(self.rates, Iterable) and getattr(self.rates, "ndim", 1) == 1
+        given: tuple[Any, ...] = tuple(self.rates) if many and isinstance(self.rates, Iterable) else (self.rates,)
+        if not given or not all(is_real(rate) and 0 <= rate <= 1 for rate in given):
+            raise ValueError(f"rates must be one share of tokens per layer, 0 to 1; got {self.rates!r:.80}.")
+        rates = tuple(map(float, given))
         object.__setattr__(self, "rates", rates if many else rates[0])
-        _check_whole("seed", self.seed)
+        whole_number("seed", self.seed)
         check_unit(self.unit)
+        check_scope(self.scope)
 
     def rates_of(self, n_layers: int) -> Float[np.ndarray, " layer"]:
         """The rates as they are drawn, those of protected layers spread over the others."""
@@ -171,8 +175,3 @@ class RandomTokens:
 def _kind(view: LayerView) -> int:
     """Attention and MLP are drawn apart."""
     return UNITS.index(view.unit)
-
-
-def _check_whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 0:
-        raise ValueError(f"{name} must be a whole number >= 0, got {value!r}.")

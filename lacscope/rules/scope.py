@@ -16,8 +16,8 @@ Phase = Literal["prefill", "decode"]
 
 def layer_indices(layers: Iterable[SupportsIndex], what: str = "layers") -> tuple[int, ...]:
     """Block indices, each once and in rising order; ValueError for what is no list of int."""
-    if not isinstance(layers, Iterable):
-        raise ValueError(f"{what} must be a list of block indices, got {layers!r}.")
+    if not isinstance(layers, Iterable) or getattr(layers, "ndim", 1) != 1:
+        raise ValueError(f"{what} must be a list of block indices, got {layers!r:.80}.")
     given = list(layers)
     for layer in given:
         if isinstance(layer, bool) or not hasattr(layer, "__index__"):
@@ -105,6 +105,12 @@ def _window(positions: Any) -> tuple[int, int | None]:
             f"positions must be (start, stop) with 0 <= start < stop, stop None for no end; got {positions!r}."
         )
     return pair[0], pair[1]
+
+
+def check_scope(scope: Any) -> None:
+    """Raise ValueError for what is no :class:`Scope`."""
+    if not isinstance(scope, Scope):
+        raise ValueError(f"scope must be a lacscope.rules.Scope, such as Scope(phase='decode'); got {scope!r:.80}.")
 
 
 EVERYWHERE = Scope()

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from lacscope.arguments import ANY, is_real, whole_number
 from lacscope.rules.base import Decides, Grain, check_unit
-from lacscope.rules.scope import EVERYWHERE, IN_DECODE, Scope, layer_indices, resolve_layers
+from lacscope.rules.scope import EVERYWHERE, IN_DECODE, Scope, check_scope, layer_indices, resolve_layers
 from lacscope.rules.view import LayerView, Unit
 
 
@@ -53,6 +54,7 @@ class FixedLayers(StaticRule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", layer_indices(self.layers))
         check_unit(self.unit)
+        check_scope(self.scope)
 
     def resolve(self, n_layers: int) -> frozenset[int]:
         """The layers as indices 0..n_layers-1. Raises ValueError for one that the model does not have."""
@@ -88,6 +90,7 @@ class ContiguousBlock(StaticRule):
         if self.n < 1:
             raise ValueError(f"n must be at least 1 layer, got {self.n}. For no void at all pass rule=None.")
         check_unit(self.unit)
+        check_scope(self.scope)
 
     def resolve(self, n_layers: int) -> frozenset[int]:
         """The layers as indices 0..n_layers-1. Raises ValueError where the block does not fit the model."""
@@ -127,8 +130,9 @@ class UnifiedSkipping(StaticRule):
     unit: ClassVar[Unit] = "block"
 
     def __post_init__(self) -> None:
-        if isinstance(self.speedup, bool) or not 1 <= self.speedup < float("inf"):
-            raise ValueError(f"speedup must be a finite number >= 1 (2: half the layers), got {self.speedup!r}.")
+        check_scope(self.scope)
+        if not is_real(self.speedup) or self.speedup < 1:
+            raise ValueError(f"speedup must be a finite number >= 1 (2: half the layers), got {self.speedup!r:.80}.")
 
     def kept(self, n_layers: int) -> tuple[int, ...]:
         """The layers that are not void, in rising order. Raises ValueError for fewer than 2 of them."""
@@ -171,13 +175,16 @@ class TopImportance(StaticRule):
     scope: Scope = field(default=EVERYWHERE, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
-        scores = tuple(float(score) for score in self.scores)
-        if not scores or any(score - score != 0 for score in scores):
-            raise ValueError(f"scores must be one finite number per layer, got {scores}.")
+        given = self.scores if isinstance(self.scores, Iterable) and getattr(self.scores, "ndim", 1) == 1 else ()
+        scores = tuple(given) if not isinstance(given, (dict, str)) else ()
+        if not scores or not all(map(is_real, scores)):
+            raise ValueError(f"scores must be one finite number per layer, got {scores or self.scores!r:.80}.")
+        scores = tuple(map(float, scores))
         object.__setattr__(self, "scores", scores)
         check_unit(self.unit)
+        check_scope(self.scope)
         open_layers = len(self.scope.open_layers(len(scores)))
-        if isinstance(self.skip, bool) or not 0 <= self.skip <= open_layers:
+        if whole_number("skip", self.skip, least=ANY) not in range(open_layers + 1):
             raise ValueError(f"skip must be 0 to {open_layers}, the layers that are not protected; got {self.skip!r}.")
 
     def resolve(self, n_layers: int) -> frozenset[int]:

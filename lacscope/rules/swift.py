@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lacscope.adapters import Adapter, adapt, registered, without_gradients
 from lacscope.adapters.stream import require_sublayers
+from lacscope.arguments import is_real, real_number, whole_number, whole_numbers
 from lacscope.rules.base import Decides, Grain
-from lacscope.rules.scope import IN_DECODE, Scope, layer_indices, resolve_layers
+from lacscope.rules.scope import IN_DECODE, Scope, check_scope, layer_indices, resolve_layers
 from lacscope.rules.swift_search import search_set
 from lacscope.rules.view import LayerView, Unit
 
@@ -52,13 +53,16 @@ class SWIFT:
     unit: ClassVar[Unit] = "sublayers"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.skip_ratio <= 1:
+        check_scope(self.scope)
+        if not is_real(self.skip_ratio) or not 0 <= self.skip_ratio <= 1:
             raise ValueError(f"skip_ratio is a share of the sublayers, 0 to 1; got {self.skip_ratio!r}.")
         if (self.attn is None) != (self.mlp is None):
             raise ValueError("give attn= and mlp= together (an empty list for none), or neither and call fit.")
         for name in ("attn", "mlp"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, layer_indices(getattr(self, name), name))
+        if self.score is not None:
+            real_number("score", self.score, least=0, most=1)
 
     def sets(self, n_layers: int) -> tuple[frozenset[int], frozenset[int]]:
         """The layers whose attention, and whose MLP, is void, as indices 0..n_layers-1."""
@@ -105,10 +109,16 @@ class SWIFT:
             seed: of the search.
 
         Raises:
-            ValueError: no contexts, or a model that leaves nothing to skip.
+            ValueError: no contexts, options that are no such numbers, or a model that leaves nothing to skip.
             UnsupportedModelError: a model without hook points there, or whose blocks are not the sum of the stream,
                 attention and MLP.
         """
+        whole_number("trials", trials)
+        whole_number("patience", patience)
+        whole_number("bayes_every", bayes_every, least=1)
+        real_number("target", target)
+        whole_number("context", context, least=1)
+        whole_number("seed", seed)
         adapter = adapt(model)
         require_sublayers(adapter)
         layers = np.array([k for k in self.scope.open_layers(adapter.n_layers) if 0 < k < adapter.n_layers - 1])
@@ -119,8 +129,6 @@ class SWIFT:
                 f"nothing to search: trials={trials}, and skip_ratio={self.skip_ratio} of {len(points)} sublayers "
                 f"({adapter.n_layers} layers less the first, the last and those protected) is {n_skip}."
             )
-        if bayes_every < 1 or context < 1:
-            raise ValueError(f"bayes_every and context must be at least 1, got {bayes_every} and {context}.")
         rows = [ids[:context] for ids in _token_ids(adapter, data)]
         with adapter.quiet(), without_gradients():
             full = _choices(adapter, rows)
@@ -147,7 +155,7 @@ def _token_ids(adapter: Adapter, data: Any) -> list[list[int]]:
     if isinstance(data, str) or not isinstance(data, Sequence) or len(data) == 0:
         raise ValueError(f"data must be a list of contexts, texts or lists of token ids; got {data!r:.80}.")
     texts = [_read_text(adapter, row) if isinstance(row, str) else row for row in data]
-    rows = [[int(i) for i in row] for row in texts]
+    rows = [whole_numbers(f"context {place}", row) for place, row in enumerate(texts)]
     if not all(rows):
         raise ValueError(f"context {[bool(row) for row in rows].index(False)} has no tokens.")
     return rows

@@ -138,3 +138,8 @@ def test_a_mask_of_another_trace_is_refused(trace_fixture: xr.Dataset, change: A
     # xarray would keep what the two labellings share, and give a number of it.
     with pytest.raises(TraceError, match=message):
         resolve_voids(trace_fixture, change(voids(trace_fixture, 0.8)))
+
+
+def test_an_alpha_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"alpha has 0.8 twice; give one alpha, or each once"):
+        voids(synthetic_trace(), [0.8, 0.8])

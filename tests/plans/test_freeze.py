@@ -86,6 +86,10 @@ def test_other_refusals(unchecked):
 def test_numbers_that_are_none_are_refused(unchecked):
     with pytest.raises(ValueError, match=r"skip is a number of layers \(int\), got 1.5"):
         freeze(FALLING, alpha=0, skip=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="min_usage is a share of tokens, 0 to 1; got True"):
+        freeze(FALLING, alpha=0, min_usage=True)
+    with pytest.raises(ValueError, match="min_usage is a share of tokens, 0 to 1; got 'half'"):
+        freeze(FALLING, alpha=0, min_usage="half")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="protect must be a list of block indices, got 0"):
         freeze(FALLING, alpha=0, skip=1, protect=0)  # type: ignore[arg-type]
 

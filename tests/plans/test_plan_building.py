@@ -137,3 +137,30 @@ def test_unknown_options_are_refused_in_words(unchecked):
         Plan.painters(4, "upside down", 0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"kv must be one of 'each', 'authors_kv', got 'none'"):
         Slot((1, 2), "none")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Plan.full(True), "n_layers must be a whole number, at least 1, got True"),
+        (lambda: Plan.skip(4.5, [1]), "n_layers must be a whole number, at least 1, got 4.5"),
+        (lambda: Plan.skip("4", [1]), "n_layers must be a whole number, at least 1, got '4'"),
+        (lambda: Plan(True, (Slot((0,)),)), "n_layers must be a whole number, at least 1, got True"),
+        (lambda: Plan(2, (0, 1)), r"slots must be a tuple of Slot, .*got \(0, 1\)\. Blocks .* are Plan.of"),
+        (lambda: Plan.skip(4, 1), "layers must be a list of block indices, got 1"),
+        (lambda: Plan.reverse(4, None), "layers must be a list of block indices, got None"),
+        (lambda: Plan.of(4, 1), "order must be a list of block indices, got 1"),
+        (lambda: Plan.repeat(4, [1], times=True), "times must be a whole number, at least 1, got True"),
+        (lambda: Plan.repeat(4, [1], times=1.5), "times must be a whole number, at least 1, got 1.5"),
+        (lambda: Plan.shuffle(4, [1, 2], seed=None), "seed must be a whole number, 0 or more, got None"),
+        (lambda: Plan.shuffle(4, [1, 2], seed=True), "seed must be a whole number, 0 or more, got True"),
+        (lambda: Plan.painters(8, "skip", True), "start must be a whole number, got True"),
+        (lambda: Plan.painters(8, "skip", 0.5), "start must be a whole number, got 0.5"),
+        (lambda: Slot((True,)), "a block of a slot must be a whole number, 0 or more, got True"),
+        (lambda: Slot((0.5,)), "a block of a slot must be a whole number, 0 or more, got 0.5"),
+        (lambda: Slot(3), "blocks must be a list of block indices, got 3"),
+    ],
+)
+def test_counts_that_are_none_are_refused_in_words(build, words, unchecked):
+    with pytest.raises(ValueError, match=words):
+        build()

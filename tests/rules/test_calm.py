@@ -181,7 +181,7 @@ def test_a_prompt_costs_no_head() -> None:
         ({"threshold": 1.1}, "threshold (lambda) must be 0 to 1, got 1.1."),
         ({"tau": -1}, "tau must be a finite number >= 0, got -1."),
         ({"confidence": "entropy"}, "confidence must be one of 'softmax', 'softmax_max', 'cosine', got 'entropy'."),
-        ({"min_layer": 0}, "n_steps and min_layer must be at least 1, got 128 and 0."),
+        ({"min_layer": 0}, "min_layer must be at least 1, got 0."),
     ],
 )
 def test_options_that_are_none(options: dict[str, Any], text: str) -> None:

@@ -118,7 +118,7 @@ def test_a_prompt_and_its_answer_in_one_pass_are_refused() -> None:
     [
         ({}, "give one of skip= and min_usage=, got skip=None and min_usage=None."),
         ({"skip": 1, "min_usage": 0.5}, "give one of skip= and min_usage=, got skip=1 and min_usage=0.5."),
-        ({"skip": -1}, "skip must be a number of layers >= 0, got -1."),
+        ({"skip": -1}, "skip must be 0 or more, got -1."),
         ({"min_usage": 1.5}, "min_usage is a share of the prompt's tokens, 0 to 1; got 1.5."),
         ({"skip": 1, "scope": Scope()}, "scope must have phase='decode'"),
         ({"skip": 1, "inner": UnifiedSkipping(2)}, "inner measures what the prompt uses, and UnifiedSkipping("),

@@ -116,7 +116,7 @@ def test_protected_layers_do_not_lower_the_budget() -> None:
     ("scores", "skip", "text"),
     [
         ([1.0, float("nan")], 1, "scores must be one finite number per layer, got (1.0, nan)."),
-        ([], 0, "scores must be one finite number per layer, got ()."),
+        ([], 0, "scores must be one finite number per layer, got []."),
         ([1.0, 2.0], 3, "skip must be 0 to 2, the layers that are not protected; got 3."),
         ([1.0, 2.0], -1, "skip must be 0 to 2"),
     ],

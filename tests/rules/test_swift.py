@@ -174,6 +174,7 @@ def test_a_search_that_is_stopped_leaves_the_model_as_it_was(monkeypatch: pytest
     assert len(fired) == 2
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("model", "data", "options", "text"),
     [
@@ -184,9 +185,14 @@ def test_a_search_that_is_stopped_leaves_the_model_as_it_was(monkeypatch: pytest
             {},
             "0 sublayers (2 layers less the first, the last and those protected) is 0.",
         ),
-        (("llama", "full", 4), PROMPTS, {"context": 0}, "bayes_every and context must be at least 1, got 25 and 0."),
+        (("llama", "full", 4), PROMPTS, {"context": 0}, "context must be at least 1, got 0."),
         (("llama", "full", 4), [], {}, "data must be a list of contexts, texts or lists of token ids; got []."),
         (("llama", "full", 4), [[5], []], {}, "context 1 has no tokens."),
+        (("llama", "full", 4), [[5, 1.5]], {}, "context 0[1] must be a whole number, 0 or more, got 1.5."),
+        (("llama", "full", 4), PROMPTS, {"trials": 2.5}, "trials must be a whole number, 0 or more, got 2.5."),
+        (("llama", "full", 4), PROMPTS, {"patience": True}, "patience must be a whole number, 0 or more, got True."),
+        (("llama", "full", 4), PROMPTS, {"seed": None}, "seed must be a whole number, 0 or more, got None."),
+        (("llama", "full", 4), PROMPTS, {"target": "high"}, "target must be a finite number, got 'high'."),
     ],
 )
 def test_what_cannot_be_fitted(model: Any, data: Any, options: dict[str, Any], text: str) -> None:
