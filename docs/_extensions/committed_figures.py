@@ -67,9 +67,9 @@ def pages() -> dict[str, str]:
 def _index(names: list[str]) -> str:
     return (
         "# Gallery\n\n"
-        "Every figure that is committed under `figures/`, with what made it and the lines that draw it again. The lines "
-        "are to be run in a checkout of the repository. The last two pages are the commands that made the data, and the "
-        "report that `lacscope report` wrote.\n\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n"
+        "Every figure that is committed under `figures/`, with what made it and the lines that draw it again. The "
+        "lines are to be run in a checkout of the repository. The last two pages are the commands that made the data, and "
+        "the report that `lacscope report` wrote.\n\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n"
     )
 
 
@@ -88,9 +88,9 @@ def _void_map() -> str:
 def _task(task: str, name: str) -> str:
     parts = [
         f"# {name}\n\n"
-        f"What `lacscope reproduce` scored on {name}. `lacscope report figures` draws all figures of this page from the "
-        "score shards; the lines under a figure draw it alone. How usage, norms and controls are to be read stands in "
-        "[](../concepts/voids.md) and [](../concepts/statistics.md).\n"
+        f"What `lacscope reproduce` scored on {name}. `lacscope report figures` draws all figures of this page from "
+        "the score shards; the lines under a figure draw it alone. How usage, norms and controls are to be read stands "
+        "in [voids, usage and depth](../concepts/voids.md) and [statistics](../concepts/statistics.md).\n"
     ]
     for path in sorted(FIGURES.glob(f"{task}_*.png")):
         made = json.loads(path.with_suffix(".json").read_text())
@@ -147,8 +147,8 @@ def _lines_of_task(task: str, stem: str) -> str:
 def _analysis(folder: Path) -> str:
     parts = [
         f"# Analyses of {folder.name}\n\n"
-        "Results of `lacscope analyze`, each a netCDF file beside its figure. The commands that made the files stand in "
-        "[](commands.md).\n"
+        "Results of `lacscope analyze`, each a netCDF file beside its figure. The commands that made the files stand "
+        "in [the list of commands](commands.md).\n"
     ]
     for path in sorted(folder.glob("*.png")):
         made = json.loads(path.with_suffix(".json").read_text())

@@ -12,7 +12,7 @@ PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
-    "figures/README.md": "gallery/commands.md",
+    "figures/README.md": "gallery/index.md",
     "figures/report.md": "gallery/report.md",
 }
 _LINK = re.compile(r"\]\((?!https?:|#)([^)\s#]+)((?:#[^)\s]*)?)\)")
