@@ -68,8 +68,10 @@ def _index(names: list[str]) -> str:
     return (
         "# Gallery\n\n"
         "Every figure that is committed under `figures/`, with what made it and the lines that draw it again. The "
-        "lines are to be run in a checkout of the repository. The last two pages are the commands that made the data, and "
-        "the report that `lacscope report` wrote.\n\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n"
+        "lines are to be run in a checkout of the repository. The last two pages are the commands that made the "
+        "data, and the report that `lacscope report` wrote.\n\n```{toctree}\n:maxdepth: 1\n\n"
+        + "\n".join(names)
+        + "\n```\n"
     )
 
 
@@ -104,15 +106,17 @@ def _lines_of_task(task: str, stem: str) -> str:
     """The lines that draw a figure of a reproduction; for the two that have no public call, the command."""
     drawn = {"accuracy": "plot_accuracy_by_alpha", "continuous": "plot_continuous_by_alpha"}
     if stem in drawn:
+        more = f', findings.references("{task}", studies[0].style)' if stem == "accuracy" else ""
         return _python(
-            "import pandas as pd",
+            "from pathlib import Path",
             "",
             "from lacscope import plots",
+            "from lacscope.reproduction import Findings, open_studies",
             "",
-            'summary = pd.read_csv("figures/summary.csv")',
-            f'of_task = summary[(summary["task"] == "{task}") & summary["model"].notna()]',
+            f'studies = [one for one in open_studies(Path("figures")) if one.task == "{task}"]',
+            "findings = Findings(studies)",
             "with plots.style():",
-            f"    plots.{drawn[stem]}(of_task)",
+            f"    plots.{drawn[stem]}(findings.summary{more})",
         )
     model, _, kind = stem.partition("_")
     study = (

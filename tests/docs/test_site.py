@@ -26,8 +26,8 @@ PAGES = (
     "changelog", "contributing", "gallery/index", "gallery/void_map", "gallery/report", "gallery/commands", "api/index",
     *(f"concepts/{name}" for name in ("voids", "effects", "phases", "sinks", "statistics", "analyses")),
     *(f"howto/{name}" for name in (
-        "own_model", "own_rule", "own_measure", "own_task", "save_and_share", "dataframes", "two_models", "long_prompts",
-        "gpu", "slurm", "quantised", "compose", "given_answers",
+        "own_model", "own_rule", "own_measure", "own_task", "save_and_share", "dataframes", "two_models",
+        "long_prompts", "gpu", "slurm", "quantised", "compose", "given_answers",
     )),
 )  # fmt: skip
 LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "object": "data"}
