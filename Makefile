@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PARALLEL := -n auto --dist loadfile
 PIP := --disable-pip-version-check $(PIP_ARGS)
 
-.PHONY: help demo test test-all test-tl3 test-gpu lint types bench notebooks figures build clean
+.PHONY: help demo test test-all test-tl3 test-gpu lint types bench notebooks docs figures build clean
 
 help:
 	@echo "make demo      trace the demo model; figures and report in runs/demo/"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-all  also the slow tests, the notebooks and the packages"
 	@echo "make test-tl3  the same tests against TransformerLens 3.9 (HookedTransformer)"
 	@echo "make test-gpu  every call on a CUDA GPU against the CPU, and its cost; one line where there is none"
+	@echo "make docs      the documentation, in build/site/index.html"
 	@echo "make bench     speed and memory against the plain model"
 	@echo "variables: PYTHON=$(PYTHON) TORCH='$(TORCH)' PIP_ARGS='$(PIP_ARGS)'"
 	@echo "a CPU build of torch: make demo PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'"
@@ -50,6 +51,10 @@ bench: $(VENV)/.installed
 
 notebooks: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/test_notebooks.py
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/site
+	@echo "open build/site/index.html"
 
 figures: demo
 	$(BIN)/lacscope plot runs/demo/trace.nc --out figures --sample 1

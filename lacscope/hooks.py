@@ -152,7 +152,7 @@ class HaltingSession:
             run.attrs = said(run.attrs, current.execution.text)
 
     def _run_for(self, given: PassInput) -> Run:
-        """The run that this pass continues, or a new one. See DESIGN: phases are decided by what is read."""
+        """The run that this pass continues, or a new one: what a cache already holds decides, not the pass's length."""
         previous = self.recorder.last_run
         if given.past_length == 0 and not given.uncounted:
             if previous is not None and previous.reread_by(given.tokens):

@@ -95,7 +95,7 @@ def trace(
         UnsupportedModelError: a measure that this model's hook points cannot give.
         NonFiniteStreamError: NaN or infinity in the stream, with sample, layer and token.
 
-    Source: "Void in Language Models", arXiv 2505.14467; the effects as DESIGN tells them apart.
+    Source: "Void in Language Models", arXiv 2505.14467.
 
     >>> t = trace(model, ["The capital of France is"], max_new_tokens=8)  # doctest: +SKIP
     >>> voids(t, alpha=[0.0, 0.5, 0.8])  # no new pass  # doctest: +SKIP

@@ -1,7 +1,7 @@
 """Slow, direct implementations to test against, and small things several test files need.
 
 Nothing here uses lacscope's hooks or TransformerLens: the references run the plain transformers model and
-apply the rule in a plain Python loop, token by token, as DESIGN section 1 words it.
+apply the rule in a plain Python loop, token by token, as docs/concepts/voids.md words it.
 """
 
 import contextlib

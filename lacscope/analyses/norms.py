@@ -25,7 +25,7 @@ def norm_profile(trace: xr.Dataset) -> xr.Dataset:
 
     Returns:
         Dataset over (quantity, phase, layer): ``q25``, ``median``, ``q75`` (non-sink tokens), ``mean`` (all
-        valid tokens), ``sink_share`` (sum of |value| over sinks, relative to all; in [0, 1]), and over phase
+        valid tokens), ``sink_share`` (sum of absolute values over sinks, relative to all; in [0, 1]), and over phase
         ``n`` and ``n_sinks``.
     """
     trace = validate(trace)

@@ -35,7 +35,7 @@ def z_density(model: Any, *, variant: Variant = "code") -> xr.Dataset:
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``. No data are read.
-        variant: ``"code"``, as published: |z| > 1, z within each matrix, mean over the layer's matrices;
+        variant: ``"code"``, as published: ``|z| > 1``, z within each matrix, mean over the layer's matrices;
             ``"paper"``: z > 1, z among all the layer's weights.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What docs/findings.md and README.md may say in numbers: each fragment as the committed files have it."""
+"""What the pages of results and README.md may say in numbers: each fragment as the committed files have it."""
 
 from collections.abc import Iterator
 

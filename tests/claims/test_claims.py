@@ -1,4 +1,4 @@
-"""Every number of the findings, in docs/findings.md and in README.md, is the committed files' own.
+"""Every number of the findings, in docs/ and in README.md, is the committed files' own.
 
 ``findings.ALL`` computes what may be said, as fragments of text. Each fragment must stand in a document, and once
 they are taken out of its sections of results no number may be left but names, alphas and the like: a new number in
@@ -14,9 +14,8 @@ from committed import ROOT
 
 pytestmark = pytest.mark.once
 
-FINDINGS = " ".join((ROOT / "docs" / "findings.md").read_text().split())
-README = (ROOT / "README.md").read_text()
-SECTIONS = ("Three effects", "What came out here", "What the published code does that its paper does not say")
+PAGES = ("docs/findings.md", "docs/concepts/effects.md", "docs/published_code.md")
+FOUND = "What was found"  # the README's section of results
 # Numbers that are no measurement: names, settings, places in the model, links and code.
 NAMES = re.compile(
     r"SmolLM2(-135M-Instruct)?|Qwen2\.5-Coder(-0\.5B-Instruct)?|WikiText-2|GSM8K|LAC|L2 Adaptive|"
@@ -25,11 +24,17 @@ NAMES = re.compile(
 )
 
 
+def on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+FINDINGS = on_one_line((ROOT / PAGES[0]).read_text())
+
+
 def sections() -> dict[str, str]:
-    """The sections of results, each on one line."""
-    found = re.split(r"^## ", README, flags=re.MULTILINE)
-    by_title = {part.split("\n", 1)[0]: " ".join(part.split("\n", 1)[-1].split()) for part in found}
-    return {f"README, {title}": by_title[title] for title in SECTIONS} | {"docs/findings.md": FINDINGS}
+    """The pages and the section of the README that hold results, each on one line."""
+    (found,) = re.findall(rf"^## {FOUND}\n(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return {"README": on_one_line(found)} | {page: on_one_line((ROOT / page).read_text()) for page in PAGES}
 
 
 def fragments() -> list[str]:
