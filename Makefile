@@ -33,11 +33,10 @@ test-all: lint types
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-tl3: $(VENV_TL3)/.installed
-	$(VENV_TL3)/bin/python -m pytest $(PARALLEL) -m "not once" --ignore tests/plots --ignore tests/tasks \
-		--ignore tests/analyses --ignore tests/depth_efficiency --ignore tests/importance --ignore tests/analyze --ignore tests/devices
+	$(VENV_TL3)/bin/python -m pytest $(PARALLEL) -m "not once"
 
 test-gpu: $(VENV)/.installed
-	$(BIN)/python tests/devices/check_gpu.py --out runs/gpu_check.json
+	$(BIN)/python tests/whole/devices/check_gpu.py --out runs/gpu_check.json
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -50,7 +49,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m bench
 
 notebooks: $(VENV)/.installed
-	$(BIN)/python -m pytest tests/test_notebooks.py
+	$(BIN)/python -m pytest tests/whole/test_notebooks.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/site

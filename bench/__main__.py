@@ -8,8 +8,8 @@ from rich.table import Table
 
 import lacscope
 from bench import matrices, memory, plans, speed, sweep
-from lacscope.analyze.maps import middle
-from lacscope.models import DEMO_MODEL, _locate, _read
+from lacscope.analyze._maps import middle
+from lacscope.models._loading import DEMO_MODEL, _locate, _read
 
 LIMITS = {("prefill", 1): 1.05, ("prefill", 2): 1.05, ("decode", 1): 1.10, ("decode", 2): 1.15}
 SWEEP_LIMITS = {"trace, observe": 6.0, "trace, readout": 5.0}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bench.speed import prompt
-from lacscope.depth_efficiency import current_skip_influence, future_skip_influence
+from lacscope.model_measures import current_skip_influence, future_skip_influence
 
 PROMPTS = 10
 TOKENS = 100

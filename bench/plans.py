@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import lacscope
 from bench.speed import DECODE_PROMPT, DECODE_STEPS, interleaved, plain_decode, prompt
-from lacscope.adapters import adapt
-from lacscope.analyze.maps import middle
+from lacscope.analyze._maps import middle
+from lacscope.models.adapters import adapt
 from lacscope.plans import Plan, plan
 
 

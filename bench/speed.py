@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import lacscope
-from lacscope.adapters import adapt
+from lacscope.models.adapters import adapt
 
 PREFILL_TOKENS = 256
 DECODE_STEPS = 64

@@ -22,13 +22,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 import lacscope
-from lacscope.adapters import adapt
-from lacscope.questions import ReadQuestion, read_questions
-from lacscope.sweep.parts import swept
-from lacscope.sweep.runner import make_spec
-from lacscope.sweep.scoring import score_shard
-from lacscope.tasks.pocket_tasks import PocketBoolean
-from lacscope.thresholds import lac_thresholds
+from lacscope.models.adapters import adapt
+from lacscope.reproduction.sweep._parts import swept
+from lacscope.reproduction.sweep._runner import make_spec
+from lacscope.reproduction.sweep._scoring import score_shard
+from lacscope.tasks._pocket_tasks import PocketBoolean
+from lacscope.traces._lac import lac_thresholds
+from lacscope.tracing._questions import ReadQuestion, read_questions
 
 ALPHAS = (0.0, 0.1, 0.2, 0.5, 0.8, 1.0)
 EFFECTS = ("observe", "readout")

@@ -30,9 +30,9 @@ from tiny_architectures import N_LAYERS, CannotBuildError, build, kinds
 from torch import nn
 
 import lacscope
-from lacscope.adapters import build_bridge
-from lacscope.checks import check_blocks
-from lacscope.dataset import installed_versions
+from lacscope.models._checks import check_blocks
+from lacscope.models.adapters import build_bridge
+from lacscope.traces._schema import installed_versions
 
 HERE = Path(__file__).parent
 PROMPTS = [[5, 17, 60, 9, 33, 71, 8, 20, 44], [44, 3, 90, 51]]

@@ -22,20 +22,20 @@ import torch
 import xarray as xr
 
 import lacscope
-from lacscope.adapters import adapt
-from lacscope.analyses.controls import median_norm_curve, norm_null
-from lacscope.analyses.effects import next_token_shift
-from lacscope.analyses.norm_null import profile_left_over
-from lacscope.dataset import installed_versions
-from lacscope.models import DEMO_MODEL
-from lacscope.questions import ReadQuestion, digest, read_questions
+from lacscope.models._loading import DEMO_MODEL
+from lacscope.models.adapters import adapt
+from lacscope.reproduction.controls import median_norm_curve, norm_null
+from lacscope.reproduction.scores._norm_null import profile_left_over
+from lacscope.reproduction.sweep._reduce import early_exits, scored_positions
 from lacscope.rules import FixedLayers, L2AdaptiveComputation
-from lacscope.sweep.reduce import early_exits, scored_positions
-from lacscope.tasks.base import Task
-from lacscope.tasks.data import read_rows
-from lacscope.tasks.gpqa import Gpqa
-from lacscope.tasks.registry import task
-from lacscope.tasks.selection import choose
+from lacscope.tasks._base import Task
+from lacscope.tasks._data import read_rows
+from lacscope.tasks._gpqa import Gpqa
+from lacscope.tasks._registry import task
+from lacscope.tasks._selection import choose
+from lacscope.trace_analyses._effects import next_token_shift
+from lacscope.traces._schema import installed_versions
+from lacscope.tracing._questions import ReadQuestion, digest, read_questions
 
 HERE = Path(__file__).parent
 POCKET = ("pocket_boolean", "pocket_options")

@@ -9,7 +9,7 @@ _INTERRUPTED = (130, 143)
 def main() -> None:
     """Run the command line; Ctrl-C while it is still being imported ends it in a line too."""
     try:
-        from lacscope.cli import main as run
+        from lacscope.cli._app import main as run
     except KeyboardInterrupt:
         sys.stderr.write("interrupted. Nothing was written.\n")
         sys.exit(130)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from lacscope.dataset import NORMS, SampleTrace, build
-from lacscope.thresholds import lac_thresholds
+from lacscope.traces._lac import lac_thresholds
+from lacscope.traces._schema import NORMS, SampleTrace, build
 
 _WIDTHS = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
 _SPECIAL = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -129,7 +129,7 @@ def tiny_model(
     Raises:
         ValueError: an unknown architecture.
     """
-    from lacscope.adapters import build_bridge
+    from lacscope.models.adapters import build_bridge
 
     hf_model = tiny_transformers_model(architecture, n_layers=n_layers, seed=seed, **config)
     return build_bridge(hf_model, None, name=f"tiny-{architecture}", residual_only=hooks == "residual")
@@ -140,7 +140,7 @@ def tiny_transformers_model(architecture: str = "llama", *, n_layers: int = 4, s
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from lacscope.adapters import without_gradients
+    from lacscope.models.adapters import without_gradients
 
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; choose one of {', '.join(sorted(ARCHITECTURES))}.")

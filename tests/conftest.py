@@ -44,7 +44,7 @@ def tiny() -> Any:
 def tiny_with_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from transformers import AutoTokenizer
 
-    from lacscope.adapters import build_bridge
+    from lacscope.models.adapters import build_bridge
     from lacscope.testing import tiny_transformers_model
 
     # Booting reads the tokenizer from its folder again, to have it prepend BOS.
@@ -58,7 +58,7 @@ def tiny_with_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def command(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, unchecked: None
 ) -> Callable[..., tuple[int, str]]:
-    from lacscope import cli
+    from lacscope.cli import _app as cli
 
     def call(*words: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["lacscope", *map(str, words)])
@@ -117,7 +117,7 @@ def no_hooks_left(request: pytest.FixtureRequest) -> Iterator[None]:
     models = {name: request.getfixturevalue(name) for name in shared}
     yield
     if models:
-        from lacscope.adapters import adapt
+        from lacscope.models.adapters import adapt
 
         hooked = [name for name, model in models.items() if adapt(model).user_hooked()]
         assert not hooked, f"the test left a hook on the shared model {hooked[0]!r}"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lacscope.adapters import build_bridge
+from lacscope.models.adapters import build_bridge
 from lacscope.testing import tiny_model, tiny_transformers_model
 
 PROMPTS = [[5, 17, 60, 9, 33, 71, 8], [44, 3, 90], [12], [7, 7, 65, 21, 80]]

@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     raise ImportError('lm-evaluation-harness is not installed: pip install "lacscope[lm-eval]"') from error
 
-from lacscope.harness.choose import find_tasks as find_tasks
-from lacscope.harness.choose import resolve_rule as resolve_rule
-from lacscope.harness.evaluation import evaluate as evaluate
-from lacscope.harness.model import LacscopeLM as LacscopeLM
+from lacscope.harness._choose import find_tasks as find_tasks
+from lacscope.harness._choose import resolve_rule as resolve_rule
+from lacscope.harness._evaluation import evaluate as evaluate
+from lacscope.harness._model import LacscopeLM as LacscopeLM

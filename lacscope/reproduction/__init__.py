@@ -4,20 +4,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lacscope.reproduction.run import reproduce as reproduce
-    from lacscope.reproduction.settings import ReproductionSettings as ReproductionSettings
-    from lacscope.reproduction.settings import load_questions as load_questions
-    from lacscope.reproduction.studies import Findings as Findings
-    from lacscope.reproduction.studies import open_studies as open_studies
-    from lacscope.reproduction.write import write_reproduction as write_reproduction
+    from lacscope.reproduction._run import reproduce as reproduce
+    from lacscope.reproduction._settings import ReproductionSettings as ReproductionSettings
+    from lacscope.reproduction._settings import load_questions as load_questions
+    from lacscope.reproduction._studies import Findings as Findings
+    from lacscope.reproduction._studies import open_studies as open_studies
+    from lacscope.reproduction._write import write_reproduction as write_reproduction
 
 _HOME_OF = {
-    "Findings": "lacscope.reproduction.studies",
-    "ReproductionSettings": "lacscope.reproduction.settings",
-    "load_questions": "lacscope.reproduction.settings",
-    "open_studies": "lacscope.reproduction.studies",
-    "reproduce": "lacscope.reproduction.run",
-    "write_reproduction": "lacscope.reproduction.write",
+    "Findings": "lacscope.reproduction._studies",
+    "ReproductionSettings": "lacscope.reproduction._settings",
+    "load_questions": "lacscope.reproduction._settings",
+    "open_studies": "lacscope.reproduction._studies",
+    "reproduce": "lacscope.reproduction._run",
+    "write_reproduction": "lacscope.reproduction._write",
 }
 __all__ = list(_HOME_OF)
 

@@ -1,46 +1,4 @@
-"""Every task, by name."""
+"""The old name of ``lacscope.tasks``, until 1.0."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
-from lacscope.arguments import did_you_mean
-from lacscope.tasks.arc import Arc
-from lacscope.tasks.base import HubSource, Task
-from lacscope.tasks.boolq import BoolQ
-from lacscope.tasks.gpqa import Gpqa
-from lacscope.tasks.gsm8k import Gsm8k
-from lacscope.tasks.hellaswag import HellaSwag
-from lacscope.tasks.lambada import Lambada
-from lacscope.tasks.mmlu import Mmlu
-from lacscope.tasks.pocket_tasks import PocketBoolean, PocketOptions
-from lacscope.tasks.twohop import TwoHop
-from lacscope.tasks.winogrande import WinoGrande
-
-_ALL: tuple[Task, ...] = (
-    BoolQ(),
-    Mmlu(),
-    Gpqa(),
-    Lambada(),
-    Gsm8k(),
-    Arc("arc_easy", HubSource("allenai/ai2_arc", "ARC-Easy", "test")),
-    Arc("arc_challenge", HubSource("allenai/ai2_arc", "ARC-Challenge", "test")),
-    HellaSwag(),
-    WinoGrande(),
-    TwoHop(),
-    PocketBoolean(),
-    PocketOptions(),
-)
-TASKS: Mapping[str, Task] = MappingProxyType({each.name: each for each in _ALL})
-
-
-def task(name: str) -> Task:
-    """The task of this name.
-
-    Raises ValueError for a name that is not in ``TASKS``, listing those that are.
-
-    >>> task("boolq").chance
-    0.5
-    """
-    if name not in TASKS:
-        raise ValueError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}.{did_you_mean(name, TASKS)}")
-    return TASKS[name]
+from lacscope.tasks._registry import TASKS as TASKS
+from lacscope.tasks._registry import task as task

@@ -2,10 +2,10 @@
 
 import pytest
 
-from lacscope.adapters import adapt
-from lacscope.analyze.prompts import Prompts
-from lacscope.inputs import read_inputs, read_responses
-from lacscope.tasks.base import Question
+from lacscope.analyze._prompts import Prompts
+from lacscope.models.adapters import adapt
+from lacscope.tasks._base import Question
+from lacscope.tracing._inputs import read_inputs, read_responses
 
 TEXTS = (
     "the river rises in a wood it is deep is it cold",

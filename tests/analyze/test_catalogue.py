@@ -9,21 +9,17 @@ import pytest
 import xarray as xr
 
 import lacscope
-from lacscope.analyses.agreement import agreement
-from lacscope.analyses.effects import token_shift
-from lacscope.analyses.phase_matching import MATCHINGS
-from lacscope.analyze import analysis as parts_module
-from lacscope.analyze import importance, skipping
-from lacscope.analyze.analysis import SoFar
-from lacscope.analyze.catalogue import CATALOGUE, GROUPS, named
-from lacscope.analyze.joining import join_samples
-from lacscope.analyze.prompts import Prompts, PromptsError
-from lacscope.analyze.run import analyze
-from lacscope.analyze.store import ResultStore
-from lacscope.analyze.write import write_figure_of
-from lacscope.checks import UnsupportedModelError
-from lacscope.choices import score_choices
-from lacscope.depth_efficiency import (
+from lacscope.analyze import _analysis as parts_module
+from lacscope.analyze import _importance as importance
+from lacscope.analyze import _skipping as skipping
+from lacscope.analyze._analysis import SoFar
+from lacscope.analyze._catalogue import CATALOGUE, GROUPS, named
+from lacscope.analyze._joining import join_samples
+from lacscope.analyze._prompts import Prompts, PromptsError
+from lacscope.analyze._run import analyze
+from lacscope.analyze._store import ResultStore
+from lacscope.analyze._write import write_figure_of
+from lacscope.model_measures import (
     depth_score,
     effective_depths,
     future_skip_influence,
@@ -32,11 +28,18 @@ from lacscope.depth_efficiency import (
     residual_cosines,
     residual_erasure,
 )
-from lacscope.importance.agreement import MEASURES
-from lacscope.importance.sleb import sleb
-from lacscope.presets import result_attrs
-from lacscope.sealed import read_sealed, write_sealed
-from lacscope.tradeoff import plan_tradeoff, skipping_plans
+from lacscope.model_measures._agreement import MEASURES
+from lacscope.model_measures._choices import score_choices
+from lacscope.model_measures._sleb import sleb
+from lacscope.model_measures._tradeoff import plan_tradeoff, skipping_plans
+from lacscope.models._checks import UnsupportedModelError
+from lacscope.trace_analyses._agreement import agreement
+from lacscope.trace_analyses._effects import token_shift
+from lacscope.trace_analyses._phase_matching import MATCHINGS
+from lacscope.traces._provenance import result_attrs
+from lacscope.traces._sealed import read_sealed, write_sealed
+
+pytestmark = pytest.mark.once
 
 TIMED = "decode_ratio"  # seconds of this machine at that moment
 TEXT = Prompts("text", ((1, 4, 5), (1, 6, 7)))

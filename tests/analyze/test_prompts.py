@@ -5,11 +5,13 @@ import json
 
 import pytest
 
-from lacscope.analyze.passages import LONG_PASSAGE
-from lacscope.analyze.prompts import STYLE, Prompts, PromptsError, task_prompts, text_prompts
-from lacscope.depth_efficiency import CSORDAS_PROMPT_FORMAT
-from lacscope.tasks.data import DataError
-from lacscope.tasks.registry import TASKS
+from lacscope.analyze._passages import LONG_PASSAGE
+from lacscope.analyze._prompts import STYLE, Prompts, PromptsError, task_prompts, text_prompts
+from lacscope.model_measures import CSORDAS_PROMPT_FORMAT
+from lacscope.tasks._data import DataError
+from lacscope.tasks._registry import TASKS
+
+pytestmark = pytest.mark.once
 
 LONG = [" ".join(["river", word] * 60) for word in ("deep", "cold", "wood")]
 

@@ -12,7 +12,7 @@ import typer
 from transformers import PreTrainedTokenizerFast
 
 import lacscope
-from lacscope.cli import app
+from lacscope.cli._app import app
 from lacscope.testing import tiny_transformers_model
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "_extensions"))

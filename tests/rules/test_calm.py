@@ -13,8 +13,8 @@ from helpers import PROMPTS, layers_of, rows_of, shared_model
 from torch import Tensor
 
 from lacscope import UnsupportedModelError, halting, trace
-from lacscope.adapters import BridgeAdapter, adapt
-from lacscope.checks import require_head
+from lacscope.models._checks import require_head
+from lacscope.models.adapters import BridgeAdapter, adapt
 from lacscope.rules import CALM, Scope
 from lacscope.testing import ARCHITECTURES, tiny_model, tiny_transformers_model
 

@@ -7,8 +7,8 @@ import torch
 from helpers import PROMPTS
 
 from lacscope import trace
-from lacscope.adapters import adapt
-from lacscope.checks import require_head
+from lacscope.models._checks import require_head
+from lacscope.models.adapters import adapt
 from lacscope.rules import CALM, SWIFT
 
 try:

@@ -9,9 +9,9 @@ import torch
 from helpers import PROMPTS, bridge_of, shared_model
 
 from lacscope import L2AdaptiveComputation, UnsupportedModelError, halting, halting_hooks, trace
-from lacscope.adapters import adapt
+from lacscope.models.adapters import adapt
 from lacscope.rules import SWIFT, FixedLayers, HaltingRule, Scope, describe_rule
-from lacscope.rules.swift_search import posterior, search_set
+from lacscope.rules._swift_search import posterior, search_set
 from lacscope.testing import tiny_model, tiny_transformers_model
 
 IDS = torch.tensor([PROMPTS[0]])
@@ -166,7 +166,7 @@ def test_a_search_that_is_stopped_leaves_the_model_as_it_was(monkeypatch: pytest
     def stop(activation: torch.Tensor, hook: Any) -> torch.Tensor:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lacscope.rules.swift._zero", stop)
+    monkeypatch.setattr("lacscope.rules._swift._zero", stop)
     with pytest.raises(KeyboardInterrupt):
         SWIFT(0.5).fit(model, PROMPTS)
     assert len(fired) == 1

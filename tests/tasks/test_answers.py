@@ -2,7 +2,9 @@
 
 import pytest
 
-from lacscope.tasks.answers import first_word, parse_boolean, parse_letter, parse_number, parse_option
+from lacscope.tasks._answers import first_word, parse_boolean, parse_letter, parse_number, parse_option
+
+pytestmark = pytest.mark.once
 
 ORGANELLES = ("Golgi apparatus", "Mitochondrion", "Lysosome", "Ribosome")
 ECHO = "A. Golgi apparatus\nB. Mitochondrion\nC. Lysosome\nD. Ribosome"

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from lacscope.tasks.fields import FieldError
-from lacscope.tasks.registry import task
+from lacscope.tasks._fields import FieldError
+from lacscope.tasks._registry import task
+
+pytestmark = pytest.mark.once
 
 EASY = task("arc_easy")
 ROW = {"id": "n1", "question": "Which is a newt?", "choices": ["a stone", "the smooth newt", "a reed"], "answer": 1}

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lacscope.tasks.data import DataError, read_rows
-from lacscope.tasks.registry import TASKS, task
+from lacscope.tasks._data import DataError, read_rows
+from lacscope.tasks._registry import TASKS, task
+
+pytestmark = pytest.mark.once
 
 # A row of each task with its texts by name, and its lists of options.
 ROWS: dict[str, dict[str, Any]] = {

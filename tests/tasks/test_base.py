@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from lacscope.tasks.base import HubSource, Question, numbered
+from lacscope.tasks._base import HubSource, Question, numbered
+
+pytestmark = pytest.mark.once
 
 QUESTION = Question(3, "q-3", "Is tin a metal?", True, ("yes", "no"), 0, "yes")
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from lacscope.tasks.boolq import BoolQ
+from lacscope.tasks._boolq import BoolQ
+
+pytestmark = pytest.mark.once
 
 ROWS = [
     {

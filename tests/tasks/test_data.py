@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lacscope.tasks.data import DataError, read_rows
-from lacscope.tasks.registry import TASKS, task
+from lacscope.tasks._data import DataError, read_rows
+from lacscope.tasks._registry import TASKS, task
+
+pytestmark = pytest.mark.once
 
 HUB_ROWS: dict[str, dict[str, object]] = {
     "boolq": {"question": "do newts swim", "answer": True, "passage": "Newts swim."},

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from lacscope.tasks.fields import FieldError, flag_of, id_of, index_of, parse_literal, text_of, texts_of
+from lacscope.tasks._fields import FieldError, flag_of, id_of, index_of, parse_literal, text_of, texts_of
+
+pytestmark = pytest.mark.once
 
 TEXTS = ["plain", "it's", 'a "quoted" one', "with, comma"]
 ARRAY = np.array(TEXTS, dtype=object)

@@ -4,8 +4,10 @@ from collections import Counter
 
 import pytest
 
-from lacscope.tasks.fields import FieldError
-from lacscope.tasks.gpqa import Gpqa
+from lacscope.tasks._fields import FieldError
+from lacscope.tasks._gpqa import Gpqa
+
+pytestmark = pytest.mark.once
 
 RAW = {
     "Record ID": "rec1",

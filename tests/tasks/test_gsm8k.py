@@ -2,10 +2,12 @@
 
 import pytest
 
-from lacscope.depth_efficiency import CSORDAS_PROMPT_FORMAT
-from lacscope.tasks.base import prompt_format
-from lacscope.tasks.fields import FieldError
-from lacscope.tasks.gsm8k import CSORDAS, INSTRUCTION, Gsm8k
+from lacscope.model_measures import CSORDAS_PROMPT_FORMAT
+from lacscope.tasks._base import prompt_format
+from lacscope.tasks._fields import FieldError
+from lacscope.tasks._gsm8k import CSORDAS, INSTRUCTION, Gsm8k
+
+pytestmark = pytest.mark.once
 
 SOLUTION = (
     "Two ponds hold 2 * 600 = <<2*600=1200>>1200 newts.\nThey weigh 1200 * 5 = $<<1200*5=6000>>6,000 g.\n#### 6,000"

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from lacscope.tasks.fields import FieldError
-from lacscope.tasks.hellaswag import HellaSwag, without_wikihow_marks
+from lacscope.tasks._fields import FieldError
+from lacscope.tasks._hellaswag import HellaSwag, without_wikihow_marks
+
+pytestmark = pytest.mark.once
 
 TASK = HellaSwag()
 ENDINGS = ["flies off.", "swims to the reed.", "[substeps] reads on.", "is a stone."]

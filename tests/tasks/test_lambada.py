@@ -2,8 +2,10 @@
 
 import pytest
 
-from lacscope.tasks.fields import FieldError
-from lacscope.tasks.lambada import Lambada
+from lacscope.tasks._fields import FieldError
+from lacscope.tasks._lambada import Lambada
+
+pytestmark = pytest.mark.once
 
 TEXT = "She looked for the newt\nunder every stone, but there was no newt"
 

@@ -2,8 +2,10 @@
 
 import pytest
 
-from lacscope.tasks.fields import FieldError
-from lacscope.tasks.mmlu import Mmlu
+from lacscope.tasks._fields import FieldError
+from lacscope.tasks._mmlu import Mmlu
+
+pytestmark = pytest.mark.once
 
 ROW = {
     "sample": 5, "id": "pond_life/5", "subject": "pond_life", "question": "Which is a newt?",

@@ -2,7 +2,11 @@
 
 from collections import Counter
 
-from lacscope.tasks.mmlu_subjects import GROUPS
+import pytest
+
+from lacscope.tasks._mmlu_subjects import GROUPS
+
+pytestmark = pytest.mark.once
 
 
 def test_there_are_57_subjects_in_4_groups() -> None:

@@ -4,7 +4,9 @@ from collections import Counter
 
 import pytest
 
-from lacscope.tasks.pocket import load_pocket
+from lacscope.tasks._pocket import load_pocket
+
+pytestmark = pytest.mark.once
 
 
 def test_counts_and_unique_ids():

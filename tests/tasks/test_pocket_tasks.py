@@ -4,11 +4,13 @@ from collections import Counter
 
 import pytest
 
-from lacscope.tasks.boolq import BoolQ
-from lacscope.tasks.data import read_rows
-from lacscope.tasks.mmlu import Mmlu
-from lacscope.tasks.pocket import load_pocket
-from lacscope.tasks.registry import task
+from lacscope.tasks._boolq import BoolQ
+from lacscope.tasks._data import read_rows
+from lacscope.tasks._mmlu import Mmlu
+from lacscope.tasks._pocket import load_pocket
+from lacscope.tasks._registry import task
+
+pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize("style", ["paper", "plain"])

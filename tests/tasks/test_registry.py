@@ -7,8 +7,10 @@ import pkgutil
 import pytest
 
 import lacscope.tasks
-from lacscope.tasks.base import Packaged
-from lacscope.tasks.registry import TASKS, task
+from lacscope.tasks._base import Packaged
+from lacscope.tasks._registry import TASKS, task
+
+pytestmark = pytest.mark.once
 
 MODULES = [module.name for module in pkgutil.iter_modules(lacscope.tasks.__path__)]
 
@@ -52,5 +54,5 @@ def test_docstring_examples(module: str) -> None:
 
 @pytest.mark.slow
 def test_tasks_need_no_torch_and_no_datasets(run_python) -> None:
-    code = "import sys, lacscope.tasks.registry, lacscope.tasks.data, lacscope.tasks.mmlu_subjects; "
+    code = "import sys, lacscope.tasks._registry, lacscope.tasks._data, lacscope.tasks._mmlu_subjects; "
     assert run_python(code + "print({'torch', 'transformers', 'datasets'} & set(sys.modules))").strip() == "set()"

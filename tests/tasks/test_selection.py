@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lacscope.tasks.selection import choose
+from lacscope.tasks._selection import choose
+
+pytestmark = pytest.mark.once
 
 SIZES = {"a": 300, "b": 100, "c": 100, "d": 37, "e": 3}
 ROWS = [{"subject": name} for name, size in SIZES.items() for _ in range(size)]

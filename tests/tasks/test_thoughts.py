@@ -2,8 +2,10 @@
 
 import pytest
 
-from lacscope.tasks.answers import first_word, parse_boolean, parse_letter, parse_number, parse_option
-from lacscope.tasks.thoughts import ends_in_thought, thought_in, without_thoughts
+from lacscope.tasks._answers import first_word, parse_boolean, parse_letter, parse_number, parse_option
+from lacscope.tasks._thoughts import ends_in_thought, thought_in, without_thoughts
+
+pytestmark = pytest.mark.once
 
 CASES = [
     ("B", "B", "none"),

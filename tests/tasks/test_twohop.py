@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lacscope.tasks.data import DataError, read_rows
-from lacscope.tasks.fields import FieldError
-from lacscope.tasks.twohop import TwoHop
+from lacscope.tasks._data import DataError, read_rows
+from lacscope.tasks._fields import FieldError
+from lacscope.tasks._twohop import TwoHop
+
+pytestmark = pytest.mark.once
 
 TASK = TwoHop()
 RAW = {

@@ -2,8 +2,10 @@
 
 import pytest
 
-from lacscope.tasks.fields import FieldError
-from lacscope.tasks.winogrande import WinoGrande
+from lacscope.tasks._fields import FieldError
+from lacscope.tasks._winogrande import WinoGrande
+
+pytestmark = pytest.mark.once
 
 TASK = WinoGrande()
 SENTENCE = "The newt does not fit under the stone because the _ is too big."

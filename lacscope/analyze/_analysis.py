@@ -1,0 +1,137 @@
+"""What an analysis of the command line is, and how its work is cut in parts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import xarray as xr
+
+from lacscope.analyze._prompts import Prompts, PromptsError
+from lacscope.tracing._batches import Progress
+
+Needs = Literal["prompts", "answers", "questions", "choices"]
+AT_ONCE = 2  # prompts of a part, the unit that is written, and done again when cut
+_MISSING = {
+    "answers": "it needs answers after the prompts: give --task",
+    "questions": "it needs questions of a benchmark: give --task",
+    "choices": "it needs questions with several choices: give --task arc_easy, or another like it",
+}
+
+
+@dataclass(frozen=True)
+class SoFar:
+    """What a piece of work is told: the results of the pieces before it, and whom to tell how far it is."""
+
+    parts: tuple[xr.Dataset, ...] = ()
+    progress: Progress | None = None
+
+
+NOTHING = SoFar()
+
+
+@runtime_checkable
+class Part(Protocol):
+    """One piece of work."""
+
+    def __call__(self, so_far: SoFar = NOTHING) -> xr.Dataset: ...
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One entry.
+
+    Attributes:
+        name: on the command line, and of the files.
+        group: of ``lacscope.analyze._catalogue.GROUPS``.
+        says: what it measures, in a line.
+        needs: ``"prompts"`` of any kind; ``"answers"`` after them; ``"questions"`` of a benchmark;
+            ``"choices"``: such questions, each with several choices.
+        parts: model and prompts to the pieces of work, each of which is written when it is done.
+        join: the pieces' results to the whole result.
+        draw: the whole result to Axes.
+        fewest: how many prompts it needs.
+        lacks: what else these prompts lack for this model, in words; "" where nothing.
+        settings: those of its own that change the result; a result made with others is made anew.
+        style: in which questions are read, of tasks that have it: its paper's; "" for the usual one.
+    """
+
+    name: str
+    group: str
+    says: str
+    needs: Needs
+    parts: Callable[[Any, Prompts], list[Part]]
+    join: Callable[[Sequence[xr.Dataset]], xr.Dataset]
+    draw: Callable[[xr.Dataset], Any]
+    fewest: int = 1
+    lacks: Callable[[Any, Prompts], str] = lambda model, prompts: ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    style: str = ""
+
+    @property
+    def missing_in_text(self) -> str:
+        """What any text lacks for this analysis, in words; "" where nothing."""
+        return _MISSING.get(self.needs, "")
+
+    def missing(self, model: Any, prompts: Prompts) -> str:
+        """What these prompts lack for this analysis of this model, in words; "" where nothing."""
+        if self.needs == "answers" and prompts.responses is None:
+            return self.missing_in_text
+        if self.needs in ("questions", "choices") and not prompts.questions:
+            return self.missing_in_text
+        if self.needs == "choices" and min(len(one.choices) for one in prompts.questions) < 2:
+            return self.missing_in_text
+        if len(prompts) < self.fewest:
+            return f"it needs {self.fewest} prompts or more, got {len(prompts)}"
+        return self.lacks(model, prompts)
+
+    def check(self, model: Any, prompts: Prompts) -> None:
+        """Raise PromptsError where the prompts lack what it needs."""
+        if missing := self.missing(model, prompts):
+            raise PromptsError(f"{self.name}: {missing}.")
+
+
+def piece(run: Callable[..., xr.Dataset], *args: Any) -> Part:
+    """A piece that needs nothing of those before it, and is done in one go."""
+
+    def one(so_far: SoFar = NOTHING) -> xr.Dataset:
+        return run(*args)
+
+    return one
+
+
+def whole(run: Callable[[Any, Prompts, Progress | None], xr.Dataset]) -> Callable[[Any, Prompts], list[Part]]:
+    """All in one piece; ``run`` is also told whom to tell how far it is."""
+
+    def parts(model: Any, prompts: Prompts) -> list[Part]:
+        def one(so_far: SoFar = NOTHING) -> xr.Dataset:
+            return run(model, prompts, so_far.progress)
+
+        return [one]
+
+    return parts
+
+
+def each(run: Callable[[Any, Prompts, int], xr.Dataset]) -> Callable[[Any, Prompts], list[Part]]:
+    """A piece for every few prompts; ``run`` is also told the place of the first."""
+
+    def parts(model: Any, prompts: Prompts) -> list[Part]:
+        starts = range(0, len(prompts), AT_ONCE)
+        return [piece(run, model, prompts.part(start, start + AT_ONCE), start) for start in starts]
+
+    return parts
+
+
+def by_prompt(function: Callable[..., xr.Dataset], **settings: Any) -> Callable[[Any, Prompts], list[Part]]:
+    return each(
+        lambda model, own, start: function(model, own.whole, max_tokens=own.max_tokens, data=own.name, **settings)
+    )
+
+
+def by_styled_prompt(function: Callable[..., xr.Dataset], **settings: Any) -> Callable[[Any, Prompts], list[Part]]:
+    """The same of a function that also says in which form its prompts are put."""
+
+    def one(model: Any, own: Prompts, start: int) -> xr.Dataset:
+        said = {"data": own.name, "prompt_format": own.prompt_format}
+        return function(model, own.whole, max_tokens=own.max_tokens, **said, **settings)
+
+    return each(one)

@@ -1,0 +1,3 @@
+"""The command line."""
+
+from lacscope.cli._app import main as main

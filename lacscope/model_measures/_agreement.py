@@ -1,0 +1,265 @@
+"""Every measure of a layer's importance on the same prompts, and how far they agree with what removal does."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import xarray as xr
+
+from lacscope.guards._arguments import did_you_mean, whole_number, whole_number_or_none
+from lacscope.model_measures._ablation import causal_ablation
+from lacscope.model_measures._angular import angular_distance
+from lacscope.model_measures._block_influence import block_influence
+from lacscope.model_measures._contributions import relative_contributions
+from lacscope.model_measures._current import current_skip_influence
+from lacscope.model_measures._depth_curse import depth_variance, identity_distance
+from lacscope.model_measures._lim import lim
+from lacscope.model_measures._positions import positions_in_words
+from lacscope.model_measures._results import ORIENTATION
+from lacscope.model_measures._sleb import sleb
+from lacscope.model_measures._z_density import z_density
+from lacscope.models._checks import check_blocks
+from lacscope.models.adapters import Adapter
+from lacscope.trace_analyses._agreement import METRIC_ATTRS, agreement
+from lacscope.trace_analyses._usage import layer_usage
+from lacscope.traces._lac import check_alphas
+from lacscope.traces._provenance import result_attrs
+from lacscope.traces._voids import voids
+from lacscope.tracing._batches import Progress
+from lacscope.tracing._inputs import read_inputs
+from lacscope.tracing._run import trace
+
+ALPHAS = (0.5, 0.8, 1.0)
+_RESTS_ON = (*METRIC_ATTRS, "source", "read_in", "aggregation")
+_NO_SCORES: Mapping[str, xr.DataArray] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The prompts, and what several measures share."""
+
+    model: Any
+    rows: list[list[int]]
+    max_tokens: int | None
+    data: str
+    n_probes: int
+    seed: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of every measure that reads prompts; the rows are cut already, but a measure says at how many tokens."""
+        return {"max_tokens": self.max_tokens, "data": self.data}
+
+    @cached_property
+    def trace(self) -> xr.Dataset:
+        return trace(self.model, self.rows)
+
+    @cached_property
+    def ablation(self) -> xr.Dataset:
+        return causal_ablation(self.model, self.rows, **self.options)
+
+    def usage(self, alpha: float) -> xr.DataArray:
+        usage = layer_usage(self.trace, voids(self.trace, alpha), by="sample", sinks="include")
+        attrs = result_attrs(
+            {},
+            preset=None,
+            settings={"alpha": alpha, "sinks": "include", "max_tokens": self.max_tokens},
+            positions=positions_in_words(False),
+            aggregation="share of tokens, per sample",
+            n_samples=len(self.rows),
+            data=self.data,
+        )
+        return _of(xr.Dataset({"usage": usage.sel(phase="prefill", drop=True)}, attrs=attrs), "usage")
+
+
+Measure = Callable[[_Read], xr.DataArray]
+
+
+def _of(found: xr.Dataset, variable: str) -> xr.DataArray:
+    """A variable with what it rests on."""
+    return found[variable].assign_attrs({key: found.attrs[key] for key in _RESTS_ON})
+
+
+_MEASURES: dict[str, Measure] = {
+    "Block Influence": lambda read: _of(block_influence(read.model, read.rows, **read.options), "block_influence"),
+    "LIM": lambda read: _of(lim(read.model, read.rows, **read.options), "lim"),
+    "ZD": lambda read: _of(z_density(read.model), "importance"),
+    "angular distance": lambda read: _of(angular_distance(read.model, read.rows, **read.options), "importance"),
+    "relative contribution": lambda read: _of(
+        relative_contributions(read.model, read.rows, sublayers=False, **read.options), "block_contribution"
+    ),
+    "variance growth": lambda read: _of(depth_variance(read.model, read.rows, **read.options), "importance"),
+    "identity distance": lambda read: _of(
+        identity_distance(read.model, read.rows, n_probes=read.n_probes, seed=read.seed, **read.options),
+        "identity_distance",
+    ),
+    "skip influence": lambda read: _of(
+        current_skip_influence(read.model, read.rows, **read.options), "output_influence"
+    ).rename(skipped="layer"),
+    "SLEB order": lambda read: _of(sleb(read.model, read.rows, protect=(), **read.options), "importance"),
+    "ablation KL": lambda read: _of(read.ablation, "kl"),
+    "ablation loss": lambda read: _of(read.ablation, "loss"),
+}
+
+MEASURES = (*(f"usage {alpha:g}" for alpha in ALPHAS), *_MEASURES)
+"""Every measure by name, as :func:`layer_scores` gives them by default."""
+
+
+def layer_scores(
+    model: Any,
+    inputs: Any,
+    *,
+    alphas: Sequence[float | int] = ALPHAS,
+    leave_out: Collection[str] = (),
+    max_tokens: int | None = None,
+    n_probes: int = 32,
+    seed: int = 0,
+    scores: Mapping[str, xr.DataArray] = _NO_SCORES,
+    data: str = "",
+    progress: Progress | None = None,
+) -> dict[str, xr.DataArray]:
+    """Each layer's importance by every measure, on the same prompts, larger = more important.
+
+    - ``usage A``: share of the prompt's tokens for which the layer is no void of L2 Adaptive Computation at alpha A;
+    - ``Block Influence``; ``LIM``; ``ZD`` (no data; the smaller the share the more important, as its paper has it);
+    - ``angular distance`` (across one layer, last token); ``relative contribution`` (block); ``variance growth`` (its
+      size); ``identity distance``; ``skip influence`` (Csordás: change of the output, current token);
+    - ``SLEB order`` (the step of removal, all layers candidates; one order for all prompts);
+    - ``ablation KL`` and ``ablation loss`` (bypassed at all tokens).
+
+    Each has the defaults of its own function, but ``SLEB order``, where any layer may go (``protect=()``; its authors
+    keep the first and the last) and prompts are not cut unless ``max_tokens`` says so. What departs from a paper
+    stands in each score's attribute ``departures``. Three measures take more than prompts and come in as ``scores``:
+    greedy by task, the accuracy of an ablation and the geometry of updates.
+
+    Args:
+        model: a ``TransformerBridge`` or ``HookedTransformer``.
+        inputs: what :func:`lacscope.trace` takes; at least two tokens each.
+        alphas: of the usage.
+        leave_out: measures not wanted. ``SLEB order`` costs about L^2 / 6 passes a prompt, ``identity distance``
+            reads a prompt token by token.
+        max_tokens: read no more than the first so many tokens of each prompt.
+        n_probes: Gaussian probes of the identity distance.
+        seed: of these probes.
+        scores: more of them by name, over (sample, layer) or (layer,), larger = more important: whoever gives them
+            sees to their sense. Prompts have the ``sample`` coordinates 0, 1, ... in order; give others to samples
+            that are other prompts or questions. For instance ``greedy["importance"].assign_attrs(greedy.attrs)`` of
+            :func:`~lacscope.model_measures.greedy_by_task`; minus ``correct`` as float of
+            :func:`~lacscope.model_measures.ablation_accuracy`; ``error`` of
+            :func:`~lacscope.model_measures.update_geometry`, fitted on the first half of the prompts and measured on
+            the rest, with ``assign_coords(sample=...)``.
+        data: what the prompts are.
+        progress: called with (measures done, measures).
+
+    Returns:
+        For each measure a DataArray over (sample, layer), or over (layer,) for ``ZD`` and ``SLEB order``. Its
+        attributes are ``preset``, ``source``, ``read_in``, ``paper_settings``, ``settings``, ``departures``,
+        ``positions`` and ``aggregation`` of its function, and ``orientation``. ``scores`` follow as they were given.
+
+    Raises:
+        InputError: inputs that cannot be read, or a prompt of fewer than two tokens.
+        ValueError: ``leave_out`` names no measure, a bad alpha, or ``scores`` of a measure's name or other layers.
+
+    >>> from lacscope.testing import tiny_model
+    >>> scores = layer_scores(tiny_model(), [5, 17, 3, 60], leave_out=["identity distance"])
+    >>> scores["usage 0.8"].dims, scores["ZD"].dims
+    (('sample', 'layer'), ('layer',))
+    """
+    adapter: Adapter = check_blocks(model)
+    whole_number("n_probes", n_probes, least=1)
+    whole_number("seed", seed)
+    whole_number_or_none("max_tokens", max_tokens, least=1)
+    if isinstance(leave_out, str):
+        raise ValueError(f"leave_out must be a list of names, got the string {leave_out!r}; write [{leave_out!r}].")
+    used = check_alphas("alphas", alphas)
+    measures = {**{f"usage {alpha:g}": _usage_at(alpha) for alpha in used}, **_MEASURES}
+    unknown = [name for name in leave_out if name not in measures]
+    if unknown:
+        raise ValueError(
+            f"leave_out names {unknown[0]!r}; the measures are {', '.join(measures)}."
+            f"{did_you_mean(unknown[0], measures)}"
+        )
+    _check_scores(scores, measures, adapter.n_layers)
+    rows = [ids[:max_tokens] for ids in read_inputs(adapter, inputs)]
+    read = _Read(model, rows, max_tokens, data, n_probes, seed)
+    wanted = {name: measure for name, measure in measures.items() if name not in leave_out}
+    found = {}
+    for done, (name, measure) in enumerate(wanted.items(), 1):
+        score = measure(read).reset_coords(drop=True)
+        found[name] = score.transpose(..., "layer").rename(name).assign_attrs(orientation=ORIENTATION)
+        if progress is not None:
+            progress(done, len(wanted))
+    return {**found, **scores}
+
+
+def layer_agreement(
+    model: Any,
+    inputs: Any,
+    *,
+    seed: int,
+    alphas: Sequence[float | int] = ALPHAS,
+    leave_out: Collection[str] = (),
+    max_tokens: int | None = None,
+    n_probes: int = 32,
+    scores: Mapping[str, xr.DataArray] = _NO_SCORES,
+    drop: Collection[int] = (0, 1, -1),
+    n_boot: int = 1000,
+    n_permutations: int = 10_000,
+    data: str = "",
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Do the measures rank layers alike, and like what happens when a layer is bypassed?
+
+    :func:`lacscope.trace_analyses.agreement` of :func:`layer_scores`, whose arguments these are.
+
+    Returns:
+        Spearman's correlations with their intervals and p, over (subset, metric, other). Attribute ``metrics`` is a
+        JSON object: name -> preset, settings, departures and positions of each.
+
+    Raises:
+        InputError: inputs that cannot be read, or a prompt of fewer than two tokens.
+        ValueError: bad settings, a measure that is not finite, or a model of too few layers.
+
+    >>> found = layer_agreement(model, prompts, seed=0, data="WikiText-2")  # doctest: +SKIP
+    >>> found["rho"].sel(subset="all", metric="usage 0.8", other="ablation KL")  # doctest: +SKIP
+    """
+    found = layer_scores(
+        model,
+        inputs,
+        alphas=alphas,
+        leave_out=leave_out,
+        max_tokens=max_tokens,
+        n_probes=n_probes,
+        seed=seed,
+        scores=scores,
+        data=data,
+        progress=progress,
+    )
+    return agreement(
+        found,
+        drop=drop,
+        n_boot=n_boot,
+        n_permutations=n_permutations,
+        seed=seed,
+        model=check_blocks(model).name,
+        data=data,
+    )
+
+
+def _usage_at(alpha: float) -> Measure:
+    return lambda read: read.usage(alpha)
+
+
+def _check_scores(scores: Mapping[str, xr.DataArray], measures: Collection[str], n_layers: int) -> None:
+    """Before any measure is taken: that may be hours."""
+    for name, score in scores.items():
+        if name in measures:
+            raise ValueError(f"scores has {name!r}, which is a measure of its own: give another name.")
+        if set(score.dims) not in ({"layer"}, {"sample", "layer"}):
+            raise ValueError(f"scores[{name!r}] has dimensions {score.dims}; give (sample, layer) or (layer,).")
+        if score["layer"].values.tolist() != list(range(n_layers)):
+            raise ValueError(
+                f"scores[{name!r}] has layers {score['layer'].values.tolist()}; the model has 0 to {n_layers - 1}."
+            )

@@ -1,0 +1,101 @@
+"""Similarity of the residual stream's states with each other (layers as painters)."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from lacscope.model_measures._last_state import LastState, check_last_state, states_of
+from lacscope.model_measures._positions import kept_tokens, positions_in_words
+from lacscope.model_measures._residuals import Residuals
+from lacscope.model_measures._results import each_sample
+from lacscope.models._facts import model_attrs
+from lacscope.traces._provenance import Preset, result_attrs
+from lacscope.tracing._batches import Progress
+
+PAINTERS_SIMILARITY = Preset(
+    "sun_2024/state_similarity",
+    "Transformer Layers as Painters, Sun et al. 2024, arXiv 2407.09298, cosine similarity of hidden states",
+    {"exclude_sinks": False},
+)
+_TOKENS_AT_ONCE = 64
+
+
+def state_similarity(
+    model: Any,
+    inputs: Any,
+    *,
+    exclude_sinks: bool = False,
+    last_state: LastState = "raw",
+    max_tokens: int | None = None,
+    data: str = "",
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Cosine of every pair of the L+1 states h_0..h_L, each flattened over the sequence.
+
+    Args:
+        model: a ``TransformerBridge`` or ``HookedTransformer``.
+        inputs: what :func:`lacscope.trace` takes.
+        exclude_sinks: leave sinks out. The paper keeps them; their norm then nearly decides the cosine.
+        last_state: ``"raw"``: h_L as it leaves the last block; ``"normed"``: after the model's final norm, as code that
+            reads transformers' ``hidden_states`` has it. Only what touches h_L changes.
+        max_tokens: read no more than the first so many tokens of each prompt.
+        data: what the prompts are, for the figure.
+        progress: called with (prompts read, prompts).
+
+    Returns:
+        Dataset with ``similarity`` (sample, state, other_state), in [-1, 1], symmetric, and ``mean_similarity``
+        (state, other_state), its mean over samples. State l is what enters layer l; state L is what leaves the
+        last block, as ``last_state`` says. A sample without tokens is NaN.
+
+    Raises:
+        InputError: inputs that cannot be read.
+        ValueError: an unknown ``last_state``.
+        UnsupportedModelError: ``"normed"`` of a model whose final norm is not known.
+
+    Source: Sun et al. 2024 (arXiv 2407.09298).
+
+    >>> from lacscope.testing import tiny_model
+    >>> state_similarity(tiny_model(n_layers=3), [5, 17, 3]).mean_similarity.shape
+    (4, 4)
+    """
+
+    check_last_state(model, last_state)
+
+    def measure(read: Residuals) -> dict[str, Any]:
+        return {
+            "similarity": _cosines(states_of(model, read.stream, last_state)[:, kept_tokens(read, exclude_sinks)]).cpu()
+        }
+
+    adapter, found = each_sample(model, inputs, measure, max_tokens=max_tokens, progress=progress)
+    similarity = found["similarity"]
+    states = np.arange(adapter.n_layers + 1)
+    words = {"long_name": "cosine similarity of states", "units": "1"}
+    ds = xr.Dataset(
+        {"similarity": (("sample", "state", "other_state"), similarity, words)},
+        {"sample": np.arange(len(similarity)), "state": states, "other_state": states},
+    )
+    ds["mean_similarity"] = ds.similarity.mean("sample").assign_attrs(words)
+    ds.attrs = result_attrs(
+        model_attrs(adapter),
+        preset=PAINTERS_SIMILARITY,
+        settings={"exclude_sinks": exclude_sinks, "last_state": last_state, "max_tokens": max_tokens},
+        positions=positions_in_words(exclude_sinks),
+        aggregation="sequence flattened, mean over samples",
+        n_samples=len(similarity),
+        data=data,
+    )
+    return ds
+
+
+def _cosines(stream: Float[Tensor, "state pos d_model"]) -> Float[Tensor, "state state"]:
+    # A few tokens at a time: a float32 copy of the whole stream would double what a bfloat16 model needs.
+    products = torch.zeros(len(stream), len(stream), device=stream.device)
+    for start in range(0, stream.shape[1], _TOKENS_AT_ONCE):
+        part = stream[:, start : start + _TOKENS_AT_ONCE].float().flatten(1)
+        products += part @ part.T
+    norms = products.diagonal().sqrt()
+    return products / norms.outer(norms)

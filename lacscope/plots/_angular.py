@@ -1,0 +1,84 @@
+"""Angular distance across n layers, as a map over where the block of layers begins and how long it is."""
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from lacscope.plots._style import (
+    caption,
+    caption_below,
+    legend_above,
+    require_dims,
+    require_names,
+    take_axes,
+    whole_numbers,
+)
+
+_MAKER = "lacscope.model_measures.angular_distance(model, prompts)"
+_UNDEFINED = "1.0"
+
+
+def plot_angular_distance(result: xr.Dataset, ax: Axes | None = None, *, scaled: bool = False) -> Axes:
+    """Mean angular distance of h_l and h_{l+n}: l along x, n along y; a ring on the block to drop for each n.
+
+    Args:
+        result: from :func:`lacscope.model_measures.angular_distance`.
+        ax: Axes to draw on; default: a new figure.
+        scaled: the Curse of Depth's presentation, each row clipped to its 1st to 99th percentile and scaled to
+            [0, 1]; it shows where in a row the small distances are, and not how large any is.
+
+    Returns:
+        The Axes. Blank: blocks that would end beyond the last layer.
+
+    Raises:
+        ValueError: another Dataset.
+
+    >>> from lacscope.model_measures import angular_distance
+    >>> from lacscope.testing import tiny_model
+    >>> plot_angular_distance(angular_distance(tiny_model(), [5, 17, 3])).get_xlabel()
+    'first layer l of the block'
+    """
+    require_names(result, ("mean_distance", "scaled_distance", "first_to_drop"), "the result", _MAKER)
+    values = result["scaled_distance" if scaled else "mean_distance"]
+    require_dims(values, ("n", "layer"), str(values.name), _MAKER)
+    n_layers = result.sizes["layer"]
+    wide = float(np.clip(0.15 * n_layers, 4.4, 9.0))
+    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (wide + 1.2, wide))
+    image = panel.imshow(
+        values.transpose("n", "layer").values,
+        cmap=mpl.colormaps[mpl.rcParams["image.cmap"]].with_extremes(bad=_UNDEFINED),
+        origin="lower",
+        extent=(-0.5, n_layers - 0.5, 0.5, n_layers + 0.5),
+        vmin=0.0,
+        vmax=1.0 if scaled else None,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    panel.grid(False)
+    panel.set_xlabel("first layer l of the block")
+    panel.set_ylabel("layers n in the block")
+    panel.xaxis.set_major_locator(whole_numbers())
+    panel.yaxis.set_major_locator(whole_numbers())
+    words = (
+        "distance, each row clipped to 1-99 %\nand scaled to [0, 1]"
+        if scaled
+        else "angular distance of h_l and h_l+n (share of pi)"
+    )
+    panel.figure.colorbar(image, ax=panel, label=words).ax.grid(False)
+    size = float(np.clip(150 / n_layers, 2.5, 7.0))
+    look: dict[str, Any] = {
+        "linestyle": "none",
+        "marker": "o",
+        "markersize": size,
+        "markerfacecolor": "none",
+        "markeredgewidth": 1.3,
+    }
+    panel.plot(result["first_to_drop"].values, result["n"].values, color="#D55E00", clip_on=False, **look)
+    ring = Line2D([], [], color="#D55E00", **look, label="the block of n layers to drop: least distance")
+    legend_above(panel, [ring], "")
+    caption_below(panel, caption(result))
+    return panel

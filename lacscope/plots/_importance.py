@@ -1,0 +1,83 @@
+"""Importance of the layers by one measure: bars by layer, with the spread over samples."""
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from matplotlib.axes import Axes
+
+from lacscope.plots._bands import QUANTILES
+from lacscope.plots._style import (
+    Handle,
+    caption,
+    caption_below,
+    counted,
+    label_layers,
+    legend_above,
+    require_names,
+    take_axes,
+)
+
+_BAR, _SPREAD = "#0072B2", "0.15"
+_LEAST_SPAN = 0.25  # of the farthest value from 0
+_SPREAD_WORDS = "their 10th to 90th percentile"
+_MAKER = "a measure of lacscope.model_measures, such as block_influence(model, prompts),"
+
+
+def plot_importance(result: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """The variable that ranks layers, by layer; larger = more important.
+
+    Args:
+        result: from a function of :mod:`lacscope.model_measures` whose attribute ``importance`` names a variable over
+            (layer) or (sample, layer).
+        ax: Axes to draw on; default: a new figure.
+
+    Returns:
+        The Axes. Bars, or points where all values are close to each other and far from 0, are means over samples
+        (samples that are NaN left out), lines the 10th to 90th percentile of samples; one sample and measures without
+        data have none.
+
+    Raises:
+        ValueError: a Dataset that ranks no layers.
+
+    >>> from lacscope.model_measures import z_density
+    >>> from lacscope.testing import tiny_model
+    >>> plot_importance(z_density(tiny_model(n_layers=3))).get_xlabel()
+    'layer'
+    """
+    if "importance" not in result.attrs:
+        raise ValueError(
+            f"the result has no attribute 'importance' that names its ranking. Give what {_MAKER} returns."
+        )
+    name = str(result.attrs["importance"])
+    require_names(result, (name, "layer"), "the result", _MAKER)
+    values = result[name]
+    extra = sorted(set(map(str, values.dims)) - {"sample", "layer"})
+    if extra:
+        raise ValueError(f"'{name}' has an extra dimension '{extra[0]}'; a ranking is over (sample, layer).")
+    layers = values["layer"].values
+    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (float(np.clip(0.16 * len(layers), 4.6, 9.0)), 3.9))
+    by_sample = values.transpose("sample", "layer").values if "sample" in values.dims else values.values[None]
+    present = by_sample[~np.isnan(by_sample).all(axis=1)]
+    words, units = str(values.attrs.get("long_name", name)), str(values.attrs.get("units", "1"))
+    several = len(present) > 1
+    label = f"mean of samples ({counted(len(present), 'samples')})" if several else words
+    handles = [_draw(panel, layers, present, label)]
+    if several:
+        low, high = np.quantile(present, QUANTILES, axis=0)
+        handles.append(panel.vlines(layers, low, high, color=_SPREAD, linewidth=1.2, zorder=1.5, label=_SPREAD_WORDS))
+    label_layers(panel, layers)
+    panel.set_ylabel(words if units == "1" else f"{words}\n({units})", parse_math=False)
+    legend_above(panel, handles, str(result.attrs["orientation"]))
+    caption_below(panel, caption(result))
+    return panel
+
+
+def _draw(ax: Axes, layers: np.ndarray, values: Float[np.ndarray, "sample layer"], label: str) -> Handle:
+    """Bars from 0; points where values lie so far from 0 that bars would all look the same (-0.99 .. -0.97)."""
+    mean = values.mean(axis=0)
+    low, high = float(values.min()), float(values.max())
+    if low <= 0 <= high or high - low >= _LEAST_SPAN * max(abs(low), abs(high)):
+        ax.axhline(0.0, color="0.4", linewidth=0.8)
+        return ax.bar(layers, mean, width=0.8, color=_BAR, zorder=1, label=label)
+    (points,) = ax.plot(layers, mean, "o", color=_BAR, markersize=5, label=label)
+    return points

@@ -1,0 +1,78 @@
+"""A map of one sample: states along y, its tokens along x."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+
+from lacscope.plots._style import SMALL, caption, caption_below, fit_width, require_dims, require_names, whole_numbers
+from lacscope.plots._token_labels import label_tokens
+
+_ANSWER = "#D55E00"
+_COORDS = ("sample", "token", "token_id", "token_text", "special", "valid", "answer")
+_CAPTION_POINTS = 30.0
+
+
+def sample_map(result: xr.Dataset, name: str, sample: int | np.integer, maker: str) -> xr.Dataset:
+    """The rows of one sample without its padding; ValueError where ``result`` is no map, or has no such sample."""
+    require_names(result, (*_COORDS, name), "the result", maker)
+    require_dims(result[name], ("sample", "layer" if "layer" in result[name].dims else "state", "token"), name, maker)
+    held = list(result["sample"].values)
+    if sample not in held:
+        raise ValueError(f"the result has no sample {sample}; choose one of {', '.join(map(str, held))}.")
+    one = result.isel(sample=held.index(sample))
+    return one.isel(token=one["valid"].values)
+
+
+def draw_token_map(
+    rows: xr.Dataset,
+    values: Float[np.ndarray, "state token"],
+    ax: Axes | None,
+    *,
+    cmap: str,
+    limits: tuple[float, float],
+    colorbar: str,
+    title: str,
+    what: str,
+) -> Axes:
+    """Draw ``values`` on ``ax`` or a new figure, with the tokens' texts, the answer set off, and a colour bar."""
+    n_states, n_tokens = values.shape
+    if ax is None:
+        size = float(np.clip(2.6 + 0.17 * n_tokens, 5.5, 20.0)), float(np.clip(3.0 + 0.09 * n_states, 3.8, 9.5))
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    image = ax.imshow(
+        values, cmap=cmap, vmin=limits[0], vmax=limits[1], origin="lower", aspect="auto", interpolation="nearest"
+    )
+    ax.grid(False)
+    ax.set_ylabel("layer" if "layer" in rows.dims else "state (l: what enters layer l)")
+    ax.yaxis.set_major_locator(whole_numbers())
+    _colorbar(ax, image, values, colorbar)
+    first = n_tokens - int(rows["answer"].sum())
+    ax.axvline(first - 0.5, color=_ANSWER, linewidth=2)
+    ax.annotate(
+        "answer",
+        xy=(first - 0.5, 1.0),
+        xycoords=ax.get_xaxis_transform(),
+        xytext=(2, 3),
+        textcoords="offset points",
+        color=_ANSWER,
+        fontsize=SMALL,
+    )
+    label_tokens(ax, rows, np.arange(n_tokens), what=what)
+    ax.set_title(fit_width(ax, title), loc="left", pad=16, fontsize=SMALL, parse_math=False)
+    return ax
+
+
+def caption_tokens(ax: Axes, result: xr.Dataset) -> None:
+    """The caption, below the longest of the tokens' labels."""
+    longest = max((len(label.get_text()) * float(label.get_fontsize()) for label in ax.get_xticklabels()), default=0.0)
+    caption_below(ax, caption(result), offset_points=_CAPTION_POINTS + 0.65 * longest)
+
+
+def _colorbar(ax: Axes, image: AxesImage, values: Float[np.ndarray, "state token"], label: str) -> None:
+    low, high = image.get_clim()
+    beyond = (bool(np.nanmin(values) < low), bool(np.nanmax(values) > high))
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
+    ax.figure.colorbar(image, ax=ax, label=label, extend=extend)

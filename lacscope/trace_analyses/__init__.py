@@ -1,0 +1,29 @@
+"""Analyses of recorded traces: Dataset in, labelled arrays out. No torch, no model."""
+
+from lacscope.trace_analyses._agreement import agreement as agreement
+from lacscope.trace_analyses._depth import mean_exit_depth as mean_exit_depth
+from lacscope.trace_analyses._depth import skippable_compute as skippable_compute
+from lacscope.trace_analyses._effects import token_shift as token_shift
+from lacscope.trace_analyses._group_usage import usage_by_group as usage_by_group
+from lacscope.trace_analyses._groups import groups_by_class as groups_by_class
+from lacscope.trace_analyses._groups import groups_by_correct as groups_by_correct
+from lacscope.trace_analyses._groups import groups_by_position as groups_by_position
+from lacscope.trace_analyses._groups import groups_by_surprisal as groups_by_surprisal
+from lacscope.trace_analyses._norm_choices import share_right as share_right
+from lacscope.trace_analyses._norms import norm_profile as norm_profile
+from lacscope.trace_analyses._norms import norms_by_layer as norms_by_layer
+from lacscope.trace_analyses._painters import painters_curves as painters_curves
+from lacscope.trace_analyses._phase_matching import matched_difference as matched_difference
+from lacscope.trace_analyses._phases import cell_counts as cell_counts
+from lacscope.trace_analyses._statistics import bootstrap_ratio as bootstrap_ratio
+from lacscope.trace_analyses._statistics import holm as holm
+from lacscope.trace_analyses._statistics import mcnemar_exact as mcnemar_exact
+from lacscope.trace_analyses._statistics import paired_bootstrap as paired_bootstrap
+from lacscope.trace_analyses._statistics import wilson_interval as wilson_interval
+from lacscope.trace_analyses._tell_tale import norm_signals as norm_signals
+from lacscope.trace_analyses._tell_tale import norm_thresholds as norm_thresholds
+from lacscope.trace_analyses._tell_tale import rank_candidates as rank_candidates
+from lacscope.trace_analyses._tokens import token_classes as token_classes
+from lacscope.trace_analyses._usage import layer_usage as layer_usage
+from lacscope.trace_analyses._usage import token_usage as token_usage
+from lacscope.trace_analyses._usage import usage_by_alpha as usage_by_alpha

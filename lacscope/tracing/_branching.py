@@ -1,0 +1,170 @@
+"""Many rules under ``readout`` at the price of little more than one.
+
+A readout changes what is unembedded and nothing before it: neither the inner stream nor the KV cache. So one
+prefill serves every rule. In decode the rules that have sampled the same tokens for a sample go on sharing
+the row that reads them; a row is divided where its rules disagree.
+
+A *sequence* is one sample under one rule, a *row* what the model reads.
+"""
+
+import weakref
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from lacscope.models._checks import require_one_run
+from lacscope.models.adapters import Adapter, first_keys, identity_of
+from lacscope.traces._schema import SampleTrace
+from lacscope.tracing._batches import Batch, Batches, Plan, Progress, Reading, prepared
+from lacscope.tracing._halting_pass import Readouts
+from lacscope.tracing._recorder import Recorder, Run
+from lacscope.tracing._sampling import Sampler
+from lacscope.tracing._session import HaltingSession
+
+LOGIT_BYTES = 2**30
+
+
+class RuleKeepsStateError(RuntimeError):
+    """A rule carries something from pass to pass in its run_state, so it needs passes of its own."""
+
+
+def run_branches(
+    adapter: Adapter, plan: Plan, batches: Batches, sampler: Sampler, progress: Progress | None
+) -> list[list[SampleTrace]]:
+    """Each rule's samples, equal to a run of that rule alone but for float32 rounding.
+
+    Raises RuleKeepsStateError for a rule that writes to its run_state: its rows may be divided.
+    """
+    n_rules = len(plan.program.rules)
+    batches = _within_memory(plan, batches, adapter.vocab_size)
+    found: list[dict[int, SampleTrace]] = [{} for _ in range(n_rules)]
+    recorder = Recorder()
+    session = HaltingSession(adapter, plan.program, recorder)
+    with prepared(adapter, session, []):
+        for batch in batches:
+            recorder.clear()
+            samples = _BranchingBatch(adapter, plan, session, recorder, batch, sampler).run()
+            for sequence, sample in samples.items():
+                rule, row = divmod(sequence, len(batch.members))
+                found[rule][batch.members[row]] = sample
+            if progress is not None:
+                progress(len(found[0]), len(batches))
+    return [[samples[i] for i in range(len(batches))] for samples in found]
+
+
+def _within_memory(plan: Plan, batches: Batches, vocab_size: int) -> Batches:
+    """Batches whose first pass has no more than a gigabyte of logits, nor more than one rule's at every position."""
+    n_rules = len(plan.program.rules)
+    answers = [len(row) - prompt for row, prompt in zip(batches.rows, batches.prompt_lengths, strict=True)]
+    kept = plan.kept(max(answers))
+    size = batches.size if kept is not None else batches.size // n_rules
+    positions = max(len(row) for row in batches.rows) if kept is None else kept
+    return replace(batches, size=max(1, min(size, LOGIT_BYTES // (4 * vocab_size * positions * n_rules))))
+
+
+class _BranchingBatch:
+    """One batch under all rules. Sequence ``rule * rows + row`` begins on that row of the batch."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        plan: Plan,
+        session: HaltingSession,
+        recorder: Recorder,
+        batch: Batch,
+        sampler: Sampler,
+    ) -> None:
+        self.adapter, self.plan, self.session, self.recorder = adapter, plan, session, recorder
+        self.batch, self.sampler = batch, sampler
+        n_rows, n_rules = len(batch.members), len(plan.program.rules)
+        device = batch.ids.device
+        self.row = torch.arange(n_rows, device=device).repeat(n_rules)  # of each sequence that goes on
+        self.rule = torch.arange(n_rules, device=device).repeat_interleave(n_rows)
+        self.going = torch.arange(n_rules * n_rows, device=device)
+        self.reading = Reading(plan, batch, self.row)
+        self.mask = batch.mask
+        self.found: dict[int, SampleTrace] = {}
+
+    @property
+    def _run(self) -> Run:
+        return self.recorder.open_runs[0]
+
+    def run(self) -> dict[int, SampleTrace]:
+        """The samples by sequence."""
+        self._prefill()
+        stop = torch.tensor(sorted(self.plan.stop_ids), device=self.row.device)
+        for remaining in range(self.plan.max_new_tokens - 1, -1, -1):
+            sampled = self.sampler(self.logits[:, -1])
+            ended = torch.isin(sampled, stop) | (remaining == 0)
+            self._finish(ended, sampled)
+            if bool(ended.all()):
+                break
+            self._decode(~ended, sampled)
+        if self.plan.max_new_tokens == 0:
+            self._finish(torch.ones_like(self.row, dtype=torch.bool), None)
+        return self.found
+
+    def _prefill(self) -> None:
+        batch, session = self.batch, self.session
+        session.prompt_lengths, session.sample_ids = batch.prompt_lengths, batch.sample_ids
+        session.readouts = Readouts(self.row, self.rule)
+        session.kept = self.plan.kept(int(batch.answer_lengths.max()))
+        self.sampler.start([batch.sample_ids[row] for row in self.row.tolist()])
+        self.logits, self.cache = self.adapter.step(
+            batch.ids, batch.mask, None, use_cache=self.plan.max_new_tokens > 1, keep=session.kept
+        )
+        self._check_states()
+        self.reading.read_prompts(self.logits)
+
+    def _decode(self, going: Bool[Tensor, " sequence"], sampled: Int[Tensor, " sequence"]) -> None:
+        """Read what was sampled, once for each row and token; rows that no sequence is left on are dropped."""
+        kept = going.nonzero().flatten()
+        self.going, self.rule = self.going[kept], self.rule[kept]
+        self.sampler.select(kept.tolist())
+        # A row and the token that it reads as one number: Apple's GPUs know the unique numbers of a list alone.
+        branches, self.row = (self.row[kept] * self.adapter.vocab_size + sampled[kept]).unique(return_inverse=True)
+        parents, tokens = branches // self.adapter.vocab_size, branches % self.adapter.vocab_size
+        if parents.tolist() != list(range(len(self.mask))):
+            self._select_rows(parents)
+        self.session.readouts = Readouts(self.row, self.rule)
+        self.session.kept = 1
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        self.logits, self.cache = self.adapter.step(tokens.unsqueeze(-1), self.mask, self.cache, use_cache=True, keep=1)
+        require_one_run(self.adapter, self._run.length, self.mask.shape[1])
+        self._check_states()
+        self.reading.read_token(sampled[kept], self.logits, self.going, kept)
+
+    def _select_rows(self, rows: Int[Tensor, " row"]) -> None:
+        self.adapter.select_rows(self.cache, rows)
+        self.mask = self.mask[rows]
+        assert self.session.sample_ids is not None
+        self.session.sample_ids = [self.session.sample_ids[row] for row in rows.tolist()]
+        run = self._run.selected(rows)
+        run.cache = weakref.ref(identity_of(self.cache))
+        keys = first_keys(self.cache)
+        run.keys = None if keys is None else weakref.ref(keys)
+        self.recorder.clear()
+        self.recorder.keep(run)
+
+    def _finish(self, ended: Bool[Tensor, " sequence"], sampled: Int[Tensor, " sequence"] | None) -> None:
+        """Keep the samples of sequences that read nothing more."""
+        if not bool(ended.any()):
+            return
+        sequences = self.going[ended]
+        samples = self._run.selected(self.row[ended]).samples(
+            self.plan.stop_ids,
+            None if sampled is None else sampled[ended],
+            self.reading.tokenwise(sequences),
+        )
+        for sample, sequence, rule in zip(samples, sequences.tolist(), self.rule[ended].tolist(), strict=True):
+            assert sample.void is not None
+            sample.void = sample.void[rule]
+            sample.logits = self.reading.logits_of(sequence, len(sample))
+            self.found[sequence] = sample
+
+    def _check_states(self) -> None:
+        for rule, state in zip(self.plan.program.rules, self._run.rule_states, strict=True):
+            if state:
+                raise RuleKeepsStateError(f"{rule!r} keeps {sorted(map(str, state))} in its run_state.")

@@ -1,0 +1,272 @@
+"""``trace``: batched prefill and decode with a KV cache, recorded layer by layer."""
+
+import dataclasses
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from lacscope.guards._arguments import hook_pairs, whole_numbers
+from lacscope.models._checks import check_blocks, divides_rows, require_decode, require_one_run, rows_at_once
+from lacscope.models.adapters import Adapter, execution_of
+from lacscope.rules import Effect, HaltingRule, describe_rule
+from lacscope.traces._joining import stack_rules
+from lacscope.traces._lac import lac_thresholds
+from lacscope.traces._options import check_options
+from lacscope.traces._schema import TOKENWISE_MEASURES, SampleTrace
+from lacscope.tracing._batches import Batch, Batches, Logits, Plan, Progress, Reading, Scope, prepared
+from lacscope.tracing._branching import RuleKeepsStateError, run_branches
+from lacscope.tracing._halting_pass import make_program
+from lacscope.tracing._inputs import InputError, check_lengths, read_inputs, read_responses
+from lacscope.tracing._recorder import Recorder, assemble, run_attrs
+from lacscope.tracing._sampling import Sampler
+from lacscope.tracing._session import HaltingSession
+
+
+def trace(
+    model: Any,
+    inputs: Any,
+    *,
+    rule: HaltingRule | Sequence[HaltingRule] | None = None,
+    effect: Effect = "observe",
+    max_new_tokens: int = 0,
+    responses: Sequence[Any] | str | None = None,
+    fwd_hooks: Sequence[tuple[Any, Callable[..., Any]]] | tuple[Any, Callable[..., Any]] = (),
+    batch_size: int = 8,
+    attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | np.ndarray | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    temperature: float | int = 0.0,
+    top_p: float | int = 1.0,
+    seed: int | None = None,
+    measures: Sequence[str] = (),
+    tokenwise: Scope = "all",
+    logits: Logits = "none",
+    sample_ids: Sequence[int] | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Read prompts, generate, and record every layer's change of the residual stream for every token read.
+
+    Args:
+        model: a ``TransformerBridge`` or ``HookedTransformer``, from :func:`lacscope.load_model` or your own.
+        inputs: str, list of str, one chat, list of chats, token ids, or an integer tensor [batch, pos]; also as
+            numpy arrays or pandas columns.
+        rule: decides the voids; a list of rules gives the result a leading dimension ``rule``. One pass observes
+            them all. Under ``readout`` one prefill serves them all, and decode reads a token once for all rules
+            that got there by the same tokens; one run a rule is needed where a rule writes to its ``run_state``,
+            with hooks of your own, or for ``threshold``. Under ``bypass`` each rule has a run.
+        effect: ``"observe"``, ``"readout"`` or ``"bypass"``.
+        max_new_tokens: how many tokens to generate at most. N give at most N-1 decode rows: the last is
+            produced and never read. Generation ends, row by row, at the end-of-sequence tokens of the
+            generation config and of the tokenizer; the rest of the generation config is ignored.
+        responses: given answers (text or token ids), read in the same pass as their prompts and labelled
+            decode, instead of generating.
+        fwd_hooks: your own ``(name or filter, fn)`` hooks, or one such pair; they fire before ours.
+        batch_size: prompts per batch. Samples are batched by length and left-padded; the result does not
+            depend on it beyond float32 rounding.
+        attention_mask: True on the real tokens of a tensor of inputs.
+        chat_template_kwargs: options of the chat template, such as ``{"enable_thinking": False}``; they stand in the
+            trace's attributes.
+        temperature, top_p, seed: 0 is greedy. Each sample has a generator of its own, seeded by
+            (seed, sample id); without a seed one is drawn and stored in the trace.
+        measures: any of ``attn_out_norm``, ``mlp_out_norm``, ``cos_pre_post``, ``threshold`` (per layer and
+            token), ``surprisal``, ``entropy`` (per token, in nats), ``rank`` (per token: how many tokens had a
+            higher logit than the one read, 0 = the greedy choice; like surprisal NaN at a sample's first token).
+        tokenwise: which tokens the per-token measures are taken of: ``"all"`` that are read, or ``"response"``,
+            those after the prompt alone (NaN on the prompt), which unembeds few positions and so costs less.
+        logits: ``"none"``, ``"last"`` (at the last prompt token) or ``"all"`` (at every token read).
+        sample_ids: coordinate ``sample`` (default 0, 1, ...), also what seeds each sample.
+        progress: called with (samples done, samples) after each batch.
+
+    Returns:
+        The trace, an ``xarray.Dataset`` with dimensions (sample, layer, token). Norms are float32, in units
+        of the stream; each row belongs to the token that is *read*. What is padding is NaN, in ``void`` too. One
+        phase is ``t.where(t.phase == "decode")``: ``phase`` is a label of tokens and no dimension.
+
+    Raises:
+        InputError: inputs that cannot be read, or do not fit the context.
+        ValueError: an unknown effect, measure or option.
+        UnsupportedModelError: a measure that this model's hook points cannot give.
+        NonFiniteStreamError: NaN or infinity in the stream, with sample, layer and token.
+
+    Source: "Void in Language Models", arXiv 2505.14467.
+
+    >>> t = trace(model, ["The capital of France is"], max_new_tokens=8)  # doctest: +SKIP
+    >>> voids(t, alpha=[0.0, 0.5, 0.8])  # no new pass  # doctest: +SKIP
+    """
+    adapter = check_blocks(model, lean=True)
+    rules = tuple(rule) if isinstance(rule, (list, tuple)) else (rule,) if rule is not None else ()
+    check_options(
+        effect=effect,
+        logits=logits,
+        tokenwise=tokenwise,
+        measures=measures,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        responses=responses,
+        temperature=temperature,
+        top_p=top_p,
+    )
+    if isinstance(rule, (list, tuple)) and not rules:
+        raise ValueError("rule=[] has no rule; pass rule=None to trace without one.")
+    drawn = secrets.randbits(31) if seed is None and temperature > 0 else seed
+    sampler = Sampler(temperature, top_p, 0 if drawn is None else drawn)
+    hooks = hook_pairs(fwd_hooks)
+    given_ids = None if sample_ids is None else whole_numbers("sample_ids", sample_ids, distinct=True)
+
+    prompts = read_inputs(adapter, inputs, attention_mask, chat_template_kwargs=chat_template_kwargs)
+    answers = None if responses is None else read_responses(adapter, responses, len(prompts))
+    whole = prompts if answers is None else [p + a for p, a in zip(prompts, answers, strict=True)]
+    check_lengths(adapter, whole, max_new_tokens)
+    ids = list(range(len(prompts))) if given_ids is None else given_ids
+    if len(ids) != len(prompts):
+        raise InputError(f"sample_ids has {len(ids)} entries for {len(prompts)} inputs.")
+    if max_new_tokens > 1:
+        require_decode(adapter)
+    _check_hook_names(adapter, hooks)
+    if "threshold" in measures:
+        _refuse_skipped_history(adapter)
+
+    attrs = {
+        "max_new_tokens": max_new_tokens,
+        "response": "given" if answers is not None else "generated" if max_new_tokens > 0 else "none",
+        "temperature": float(temperature),
+        "top_p": float(top_p),
+        "seed": drawn,
+        "batch_size": batch_size,
+        "n_fwd_hooks": len(hooks),
+    }
+    if chat_template_kwargs:
+        attrs["chat_template_kwargs"] = json.dumps(dict(chat_template_kwargs), sort_keys=True, default=str)
+    plan = Plan(
+        make_program(adapter, rules, effect, sorted(set(measures) - set(TOKENWISE_MEASURES))),
+        max_new_tokens,
+        logits,
+        frozenset(measures) & frozenset(TOKENWISE_MEASURES),
+        tokenwise,
+        answers is not None,
+        adapter.stop_ids(),
+    )
+    pad_id = getattr(adapter.tokenizer, "pad_token_id", None) or 0
+    batches = Batches(whole, [len(p) for p in prompts], ids, rows_at_once(adapter, batch_size), pad_id, adapter.device)
+    traces = [
+        assemble(
+            samples,
+            adapter,
+            run_attrs(adapter, group, effect) | attrs,
+            sample_ids=ids,
+            rules=[describe_rule(one) for one in group],
+        )
+        for group, samples in _run_rules(adapter, plan, batches, sampler, hooks, progress)
+    ]
+    if not isinstance(rule, (list, tuple)):
+        return traces[0]
+    return stack_rules(traces, [describe_rule(one) for one in rules])
+
+
+def _refuse_skipped_history(adapter: Adapter) -> None:
+    execution = execution_of(adapter.model)
+    plan = {} if execution is None else json.loads(execution.text)
+    if plan.get("idle"):
+        raise ValueError(
+            f"measure 'threshold' under the plan [{plan['plan']}], which skips layers {plan['idle']}: they have no "
+            "part in the other layers' history, and the norms kept do not tell them apart. Leave 'threshold' out; the "
+            "voids are recorded."
+        )
+
+
+def _check_hook_names(adapter: Adapter, fwd_hooks: Sequence[tuple[Any, Any]]) -> None:
+    for name, _ in fwd_hooks:
+        if isinstance(name, str) and adapter.hook_point(name) is None:
+            raise ValueError(
+                f"{adapter.name} has no hook point {name!r}. Model-wide names are listed by model.hook_dict; a model "
+                "loaded with hooks='residual' has the block-level ones alone: reload it with hooks='full'."
+            )
+
+
+def _run_rules(
+    adapter: Adapter,
+    plan: Plan,
+    batches: Batches,
+    sampler: Sampler,
+    fwd_hooks: list[tuple[Any, Callable[..., Any]]],
+    progress: Progress | None,
+) -> list[tuple[tuple[HaltingRule, ...], list[SampleTrace]]]:
+    """The samples of each run, with the rules that it was for: as few runs as the effect allows."""
+    rules, effect = plan.program.rules, plan.program.effect
+    if effect == "observe" or len(rules) < 2:
+        return [(rules, _run(adapter, plan, batches, sampler, fwd_hooks, progress))]
+    # A hook of the user's may stand on rows, or on what follows the last block; a threshold is one rule's.
+    alone = fwd_hooks or adapter.user_hooked() or "threshold" in plan.program.measures
+    if effect == "readout" and not alone and divides_rows(adapter):
+        # Found out on the way: it shows only when a rule is asked.
+        with suppress(RuleKeepsStateError):
+            samples = run_branches(adapter, plan, batches, sampler, progress)
+            return [((rule,), found) for rule, found in zip(rules, samples, strict=True)]
+    each = [dataclasses.replace(plan, program=dataclasses.replace(plan.program, rules=(rule,))) for rule in rules]
+    return [(one.program.rules, _run(adapter, one, batches, sampler, fwd_hooks, progress)) for one in each]
+
+
+def _run(
+    adapter: Adapter,
+    plan: Plan,
+    batches: Batches,
+    sampler: Sampler,
+    fwd_hooks: list[tuple[Any, Callable[..., Any]]],
+    progress: Progress | None,
+) -> list[SampleTrace]:
+    found: dict[int, SampleTrace] = {}
+    recorder = Recorder()
+    session = HaltingSession(adapter, plan.program, recorder)
+    with prepared(adapter, session, fwd_hooks):
+        for batch in batches:
+            recorder.clear()
+            session.prompt_lengths, session.sample_ids = batch.prompt_lengths, batch.sample_ids
+            session.kept = plan.kept(int(batch.answer_lengths.max()))
+            sampler.start(batch.sample_ids)
+            samples = _run_batch(adapter, plan, batch, session.kept, sampler, recorder)
+            found.update(zip(batch.members, samples, strict=True))
+            if progress is not None:
+                progress(len(found), len(batches))
+    for sample in found.values():
+        if "threshold" in plan.program.measures:
+            sample.layerwise["threshold"] = lac_thresholds(
+                sample.layerwise["delta_norm"],
+                plan.program.rules[0].alpha,  # type: ignore[attr-defined]
+            )
+    return [found[i] for i in range(len(batches))]
+
+
+def _run_batch(
+    adapter: Adapter, plan: Plan, batch: Batch, kept: int | None, sampler: Sampler, recorder: Recorder
+) -> list[SampleTrace]:
+    mask = batch.mask
+    rows = torch.arange(len(mask), device=mask.device)
+    reading = Reading(plan, batch, rows)
+    logits, cache = adapter.step(batch.ids, mask, None, use_cache=plan.max_new_tokens > 1, keep=kept)
+    reading.read_prompts(logits)
+    sampled = None
+    if plan.max_new_tokens > 0:
+        stop = torch.tensor(sorted(plan.stop_ids), device=mask.device)
+        finished = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+        for remaining in range(plan.max_new_tokens - 1, -1, -1):
+            drawn = sampler(logits[:, -1])
+            sampled = drawn if sampled is None else torch.where(finished, sampled, drawn)
+            finished |= torch.isin(sampled, stop)
+            if remaining == 0 or bool(finished.all()):
+                break
+            # What a row reads beside the others once it has ended is padding.
+            mask = torch.cat([mask, ~finished.unsqueeze(-1)], dim=1)
+            logits, cache = adapter.step(sampled.unsqueeze(-1), mask, cache, use_cache=True, keep=1)
+            reading.read_token(sampled, logits, rows, rows)
+    require_one_run(adapter, recorder.open_runs[0].length, mask.shape[1])
+    samples = recorder.open_runs[0].samples(plan.stop_ids, sampled, reading.tokenwise(rows))
+    for row, sample in enumerate(samples):
+        sample.logits = reading.logits_of(row, len(sample))
+    return samples
