@@ -1,29 +1,3 @@
 """The old name of ``lacscope.traces``, until 1.0."""
 
-from lacscope.traces._schema import LAYERWISE_MEASURES as LAYERWISE_MEASURES
-from lacscope.traces._schema import LONG_NAMES as LONG_NAMES
-from lacscope.traces._schema import MEASURES as MEASURES
-from lacscope.traces._schema import NORMS as NORMS
-from lacscope.traces._schema import PHASES as PHASES
-from lacscope.traces._schema import PROVENANCE_ATTRS as PROVENANCE_ATTRS
-from lacscope.traces._schema import REQUIRED_ATTRS as REQUIRED_ATTRS
-from lacscope.traces._schema import SCHEMA_VERSION as SCHEMA_VERSION
-from lacscope.traces._schema import SINK_FACTOR as SINK_FACTOR
-from lacscope.traces._schema import SINK_MIN_TOKENS as SINK_MIN_TOKENS
-from lacscope.traces._schema import SUBLAYER_DELTAS as SUBLAYER_DELTAS
-from lacscope.traces._schema import TOKEN_COORDS as TOKEN_COORDS
-from lacscope.traces._schema import TOKENWISE_MEASURES as TOKENWISE_MEASURES
-from lacscope.traces._schema import UNITS as UNITS
-from lacscope.traces._schema import SampleTrace as SampleTrace
-from lacscope.traces._schema import TraceError as TraceError
-from lacscope.traces._schema import build as build
-from lacscope.traces._schema import cost_of as cost_of
-from lacscope.traces._schema import find_sinks as find_sinks
-from lacscope.traces._schema import installed_versions as installed_versions
-from lacscope.traces._schema import model_named as model_named
-from lacscope.traces._schema import open_trace as open_trace
-from lacscope.traces._schema import require_distinct_samples as require_distinct_samples
-from lacscope.traces._schema import require_first_layers as require_first_layers
-from lacscope.traces._schema import rule_of as rule_of
-from lacscope.traces._schema import save_trace as save_trace
-from lacscope.traces._schema import validate as validate
+from lacscope.traces._schema import *  # noqa: F403
