@@ -5,6 +5,7 @@ from lacscope.model_measures import *  # noqa: F403
 
 old_modules(
     __name__,
-    model_measures="""answered contributions current cuts depth_score effective_depth erasure future gradients linear_maps
+    model_measures="""answered contributions current cuts depth_score effective_depth erasure future gradients
+        linear_maps
         local logit_lens pooling positions prompts skip_influence""",
 )
