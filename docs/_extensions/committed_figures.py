@@ -168,7 +168,8 @@ def _analysis(folder: Path) -> str:
                 "",
                 "from lacscope import plots",
                 "",
-                f'with xr.open_dataset("{inside.removesuffix(".png")}.nc") as result, plots.style():',
+                f'result = xr.load_dataset("{inside.removesuffix(".png")}.nc")',
+                "with plots.style():",
                 f"    plots.{PLOTS[path.stem]}(result)",
             )
         )
