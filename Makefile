@@ -64,7 +64,7 @@ build: $(VENV)/.installed
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) $(VENV_TL3) dist build runs
+	rm -rf $(VENV) $(VENV_TL3) dist build runs docs/gallery
 
 $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 	$(call install,$(VENV),constraints.txt)

@@ -48,6 +48,14 @@ PLOTS = {
     "variance": "plot_importance",
     "zd": "plot_importance",
 }
+_KINDS = {
+    "accuracy": "Accuracy by alpha",
+    "continuous": "Distance from the full model by alpha",
+    "norms": "Norms by layer",
+    "phases": "Decode against prefill",
+    "usage": "Usage by layer",
+}
+_TITLES = {"commands": "Commands that made the data <commands>", "report": "Report of the reproduction <report>"}
 # Figures of several panels, which `lacscope analyze` puts together from several plots.
 PANELS = {"token-usage": "plot_usage_by_group` and `plot_effects_by_group", "token-phases": "plot_phase_control"}
 
@@ -70,7 +78,7 @@ def _index(names: list[str]) -> str:
         "Every figure that is committed under `figures/`, with what made it and the lines that draw it again. The "
         "lines are to be run in a checkout of the repository. The last two pages are the commands that made the "
         "data, and the report that `lacscope report` wrote.\n\n```{toctree}\n:maxdepth: 1\n\n"
-        + "\n".join(names)
+        + "\n".join(_TITLES.get(name, name) for name in names)
         + "\n```\n"
     )
 
@@ -97,7 +105,7 @@ def _task(task: str, name: str) -> str:
     for path in sorted(FIGURES.glob(f"{task}_*.png")):
         made = json.loads(path.with_suffix(".json").read_text())
         parts.append(f"## {_words(path.stem.removeprefix(task + '_'))}\n\n![{path.stem}](../../figures/{path.name})\n")
-        parts.append(_settings(made["runs"][0] if "runs" in made else made))
+        parts.append("\n".join(_settings(one) for one in made.get("runs", [made])))
         parts.append(_lines_of_task(task, path.stem.removeprefix(task + "_")))
     return "\n".join(parts)
 
@@ -106,7 +114,8 @@ def _lines_of_task(task: str, stem: str) -> str:
     """The lines that draw a figure of a reproduction; for the two that have no public call, the command."""
     drawn = {"accuracy": "plot_accuracy_by_alpha", "continuous": "plot_continuous_by_alpha"}
     if stem in drawn:
-        more = f', findings.references("{task}", studies[0].style)' if stem == "accuracy" else ""
+        arguments = "findings.summary, full" if stem == "accuracy" else "findings.summary"
+        lines = [f'full = findings.references("{task}", studies[0].style)'] if stem == "accuracy" else []
         return _python(
             "from pathlib import Path",
             "",
@@ -115,8 +124,9 @@ def _lines_of_task(task: str, stem: str) -> str:
             "",
             f'studies = [one for one in open_studies(Path("figures")) if one.task == "{task}"]',
             "findings = Findings(studies)",
+            *lines,
             "with plots.style():",
-            f"    plots.{drawn[stem]}(findings.summary{more})",
+            f"    plots.{drawn[stem]}({arguments})",
         )
     model, _, kind = stem.partition("_")
     study = (
@@ -158,7 +168,7 @@ def _analysis(folder: Path) -> str:
         made = json.loads(path.with_suffix(".json").read_text())
         inside = path.relative_to(ROOT).as_posix()
         parts.append(f"## {path.stem}\n\n![{path.stem}](../../{inside})\n")
-        parts.append(_settings(made))
+        parts.append(f"`lacscope analyze --what {path.stem}`. {_settings(made)}")
         if path.stem in PANELS:
             parts.append(f"`lacscope analyze` puts this figure together, with `{PANELS[path.stem]}`.\n")
             continue
@@ -168,7 +178,8 @@ def _analysis(folder: Path) -> str:
                 "",
                 "from lacscope import plots",
                 "",
-                f'with xr.open_dataset("{inside.removesuffix(".png")}.nc") as result, plots.style():',
+                f'result = xr.load_dataset("{inside.removesuffix(".png")}.nc")',
+                "with plots.style():",
                 f"    plots.{PLOTS[path.stem]}(result)",
             )
         )
@@ -196,7 +207,11 @@ def _python(*lines: str) -> str:
 
 
 def _words(stem: str) -> str:
-    return stem.replace("_", ", ")
+    """A heading for a figure of a reproduction: what it shows, and of which model."""
+    model, _, kind = stem.rpartition("_") if "controls" not in stem else stem.partition("_")
+    name, *of = kind.split("_")
+    words = f"Controls of {of[0]} at alpha {of[1]}" if of else _KINDS[name]
+    return f"{words}, {model}" if model else words
 
 
 def _copied(file: str) -> str:

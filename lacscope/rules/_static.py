@@ -63,7 +63,7 @@ class FixedLayers(StaticRule):
 
 @dataclass(frozen=True)
 class ContiguousBlock(StaticRule):
-    """Layers ``start`` .. ``start + n - 1`` are voids for every token: one block of layers taken out.
+    """Layers ``start`` to ``start + n - 1`` are voids for every token: one block of layers taken out.
 
     Args:
         start: the first of them; a negative one counts from the last layer.
