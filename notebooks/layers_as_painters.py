@@ -29,9 +29,9 @@ import torch
 
 import lacscope
 from lacscope import Plan, plots
-from lacscope.model_measures import score_variants, state_similarity, variants
+from lacscope.analyses import painters_curves
+from lacscope.measures import score_variants, state_similarity, variants
 from lacscope.tasks import Question
-from lacscope.trace_analyses import painters_curves
 
 torch.set_grad_enabled(False)
 model = lacscope.load_model("smollm2-135m-instruct", hooks="residual")

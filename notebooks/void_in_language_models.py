@@ -30,10 +30,10 @@ from IPython.display import Markdown
 
 import lacscope
 from lacscope import plots
+from lacscope.analyses import norms_by_layer
 from lacscope.reproduction import Findings
 from lacscope.reproduction.scores import usage_by_layer
 from lacscope.tasks import task
-from lacscope.trace_analyses import norms_by_layer
 
 model = lacscope.load_model("smollm2-135m-instruct", hooks="residual")  # the blocks' hook points alone: faster
 
