@@ -3,6 +3,9 @@
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
@@ -56,3 +59,16 @@ html_theme_options = {
 html_sidebars = {"index": [], "get_started": [], "void_maps": [], "glossary": [], "changelog": []}
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-signature", _one_argument_a_line)
+
+
+def _one_argument_a_line(
+    _app: Sphinx, _what: str, _name: str, _object: Any, _options: Any, signature: str | None, returns: str | None
+) -> tuple[str, str | None] | None:
+    """A signature that Sphinx can read, and so break: a dataclass shows ``<factory>`` for a default that it makes."""
+    if signature is None:
+        return None
+    return signature.replace("<factory>", "...").replace("~typing.", "").replace("~collections.abc.", ""), returns

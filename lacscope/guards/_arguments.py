@@ -115,6 +115,31 @@ def listed(name: str, values: Any, what: str) -> list[Any]:
     return list(values)
 
 
+def text(name: str, value: Any) -> str:
+    """A str, and nothing that could be written as one.
+
+    >>> text("data", 3)
+    Traceback (most recent call last):
+    ...
+    ValueError: data must be text, got 3.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be text, got {value!r:.80}.")
+    return value
+
+
+def made_by(name: str, value: Any, kind: type, source: str) -> None:
+    """Raise ValueError for an argument that is not of the kind that ``source`` gives.
+
+    >>> made_by("groups", "x", dict, "groups_by_class(trace)")
+    Traceback (most recent call last):
+    ...
+    ValueError: groups must be a dict, such as groups_by_class(trace) gives; got 'x'.
+    """
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be a {kind.__name__}, such as {source} gives; got {value!r:.80}.")
+
+
 def flag(name: str, value: Any) -> bool:
     """True or False, and nothing that only counts as one of them."""
     if not _is_bool(value):

@@ -10,7 +10,8 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from lacscope.trace_analyses._statistics import holm
+from lacscope.guards._arguments import ANY, made_by, text, whole_number, whole_numbers
+from lacscope.trace_analyses._statistics import check_share, holm
 from lacscope.traces._provenance import result_attrs
 
 _LONG_NAMES = {
@@ -83,11 +84,13 @@ def agreement(
     >>> round(float(pair["rho"]), 6), round(float(pair["p"]), 6)  # 2 of 24 permutations are as extreme
     (-1.0, 0.083333)
     """
+    made_by("scores", scores, Mapping, "layer_scores(model, prompts)")
+    text("model", model)
     names = list(scores)
-    if n_boot < 1 or n_permutations < 1 or not 0 < confidence < 1:
-        raise ValueError(
-            f"n_boot={n_boot} and n_permutations={n_permutations} are 1 at least, confidence={confidence} is in (0, 1)."
-        )
+    whole_number("seed", seed)
+    whole_number("n_boot", n_boot, least=1)
+    check_share("confidence", confidence)
+    whole_number("n_permutations", n_permutations, least=1)
     layers = _check(scores)
     kept = _subsets(layers, drop)
     means = np.stack([_mean(scores[name]) for name in names])
@@ -108,8 +111,8 @@ def agreement(
     ds["n_samples"] = ("metric", [score.sizes.get("sample", 0) for score in scores.values()])
     ds["kept"] = (("subset", "layer"), np.stack(list(kept.values())))
     ds["n_layers"] = ds["kept"].sum("layer")
-    for name, text in _LONG_NAMES.items():
-        ds[name].attrs = {"long_name": text, "units": "layers" if name == "n_layers" else "1"}
+    for name, said in _LONG_NAMES.items():
+        ds[name].attrs = {"long_name": said, "units": "layers" if name == "n_layers" else "1"}
     ds["score"].attrs = {"long_name": "mean over samples, larger = more important", "units": "each its own"}
     ds.attrs = result_attrs(
         {"model": model},
@@ -161,6 +164,7 @@ def _check(scores: Mapping[str, xr.DataArray]) -> Int[np.ndarray, " layer"]:
 
 def _subsets(layers: Int[np.ndarray, " layer"], drop: Collection[int]) -> dict[str, Bool[np.ndarray, " layer"]]:
     n_layers = int(layers.max()) + 1
+    drop = whole_numbers("drop", drop, least=ANY)
     outside = [layer for layer in drop if not -n_layers <= layer < n_layers]
     if outside:
         raise ValueError(f"drop has layer {outside[0]}; the scores have layers 0 to {n_layers - 1} (or -1, -2, ...).")

@@ -45,7 +45,6 @@ def check_bootstrap(seed: int, n_bootstrap: int, level: float) -> None:
     >>> check_bootstrap(seed=0, n_bootstrap=1000, level=0.95)
     """
     whole_number("n_bootstrap", n_bootstrap, least=1)
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
-        raise ValueError(f"seed must be >= 0, got {seed}.")
+    whole_number("seed", seed)
     if not is_real(level) or not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}: 0.95 gives a 95 % interval.")

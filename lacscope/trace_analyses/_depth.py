@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
+from lacscope.guards._arguments import one_of
 from lacscope.trace_analyses._usage import by_phase, counted_tokens, token_usage, without_token_coords
 from lacscope.traces._schema import TraceError, cost_of, model_named, validate
 from lacscope.traces._voids import resolve_voids
@@ -29,6 +30,7 @@ def skippable_compute(
     Raises:
         TraceError: the trace does not say what the model's parts cost (mixtures of experts).
     """
+    one_of("by", by, ("all", "sample"))
     trace = validate(trace)
     spared, whole = flops(trace, resolve_voids(trace, voids))
     counted = by_phase(counted_tokens(trace), trace)

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
+from lacscope.guards._arguments import made_by
 from lacscope.trace_analyses._bootstrap import bootstrap_ratios, check_bootstrap
 from lacscope.trace_analyses._depth import flops
 from lacscope.trace_analyses._groups import group_names
@@ -92,6 +93,7 @@ def usage_by_group(
     _check_choice("sinks", sinks, _SAID)
     _check_choice("phase", phase, _READ)
     check_bootstrap(seed, n_bootstrap, level)
+    made_by("groups", groups, xr.DataArray, "groups_by_class(trace)")
     tokens = _Grouped.of(trace, groups, sinks, phase)
     draw = partial(bootstrap_ratios, seed=seed, n=n_bootstrap, confidence=level)
     found: dict[str, xr.DataArray] = {}
@@ -249,5 +251,5 @@ def _check_labels(trace: xr.Dataset, array: xr.DataArray, name: str, kind: Liter
 
 
 def _check_choice(name: str, given: str, possible: Collection[str]) -> None:
-    if given not in possible:
+    if not isinstance(given, str) or given not in possible:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, possible))}, got {given!r}.")

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool
 
+from lacscope.guards._arguments import real_numbers, whole_numbers
 from lacscope.trace_analyses._phases import POSITION_EDGES, SURPRISAL_EDGES
 from lacscope.trace_analyses._tokens import CLASSES, token_classes
 from lacscope.traces._schema import TraceError, model_named, validate
@@ -60,6 +61,7 @@ def groups_by_position(trace: xr.Dataset, edges: Sequence[int] = POSITION_EDGES)
     """
     trace = _single(trace)
     valid = trace["valid"].values
+    edges = whole_numbers("edges", edges)
     _check_edges(edges)
     starts = (0, *edges)
     names = [str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in pairwise(starts)] + [f"{starts[-1]}+"]
@@ -92,6 +94,7 @@ def groups_by_surprisal(trace: xr.Dataset, edges: Sequence[float | int] = SURPRI
     valid = trace["valid"].values
     if "surprisal" not in trace:
         raise TraceError("the trace has no surprisal to group tokens by: trace again with measures=('surprisal',).")
+    edges = real_numbers("edges", edges)
     _check_edges(edges)
     inner = [f"{a:g} to {b:g}" for a, b in pairwise(edges)]
     names = [f"< {edges[0]:g}", *inner, f">= {edges[-1]:g}"]

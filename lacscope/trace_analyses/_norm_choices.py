@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool
 
+from lacscope.guards._arguments import listed, made_by
 from lacscope.trace_analyses._bootstrap import bootstrap_ratios, check_bootstrap
 from lacscope.trace_analyses._tell_tale import SIGNALS, late_layers, rank_candidates
 
@@ -57,7 +58,9 @@ def share_right(
     (0.5, 'length')
     """
     check_bootstrap(seed, n_bootstrap, level)
-    target, asked = np.asarray(right, dtype=bool), np.asarray([str(name) for name in questions])
+    made_by("signals", signals, xr.Dataset, "norm_signals(trace, thresholds)")
+    target = np.asarray(right, dtype=bool)
+    asked = np.asarray([str(name) for name in listed("questions", questions, "names")])
     n = signals.sizes["sample"]
     if target.shape != (n,) or asked.shape != (n,):
         raise ValueError(f"right and questions must have {n} values, one a sample; got {target.size} and {asked.size}.")

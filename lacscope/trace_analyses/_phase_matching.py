@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from lacscope.guards._arguments import made_by, whole_number
 from lacscope.trace_analyses._bootstrap import check_bootstrap
 from lacscope.trace_analyses._phases import CELL, KINDS, NO_SURPRISAL
 from lacscope.traces._schema import PHASES
@@ -232,6 +233,8 @@ def _ratio(
 
 
 def _check(cells: pd.DataFrame, n_layers: int, of: str, seed: int, n_bootstrap: int, level: float) -> None:
+    made_by("cells", cells, pd.DataFrame, "cell_counts(trace, voids)")
+    whole_number("n_layers", n_layers, least=1)
     missing = [name for name in (*CELL, "tokens", "active") if name not in cells]
     if missing:
         raise ValueError(f"the table has no column {missing[0]!r}: make it with cell_counts(trace, voids).")
@@ -247,6 +250,6 @@ def _check(cells: pd.DataFrame, n_layers: int, of: str, seed: int, n_bootstrap: 
             f"a cell of sample {cells.loc[twice, 'sample'].iloc[0]} is there twice: a shard was added twice, or "
             "several models or tasks stand in one table. Compare the phases for each of them on its own."
         )
-    if n_layers < 1 or (cells["active"] > n_layers * cells["tokens"]).any():
+    if (cells["active"] > n_layers * cells["tokens"]).any():
         raise ValueError(f"n_layers is {n_layers}, and some tokens have more active layers than that.")
     check_bootstrap(seed, n_bootstrap, level)

@@ -5,11 +5,13 @@ Nothing here is random by itself: what resamples takes the seed.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
+
+from lacscope.guards._arguments import ANY, listed, real_number, whole_number
 
 Interval = tuple[float, float]
 _UNKNOWN: Interval = (math.nan, math.nan)
@@ -35,7 +37,9 @@ def wilson_interval(k: int, n: int, confidence: float = 0.95) -> Interval:
     >>> tuple(round(end, 4) for end in wilson_interval(81, 263))  # Newcombe 1998, table I
     (0.2553, 0.3662)
     """
-    if not 0 <= k <= n:
+    whole_number("n", n)
+    check_share("confidence", confidence)
+    if whole_number("k", k, least=ANY) not in range(n + 1):
         raise ValueError(f"k must lie between 0 and n, got k={k} and n={n}.")
     if n == 0:
         return 0.0, 1.0
@@ -55,6 +59,9 @@ def mcnemar_exact(a_right: Bool[np.ndarray, " sample"], b_right: Bool[np.ndarray
     >>> mcnemar_exact(np.array([True] * 6 + [False]), np.array([False] * 7))
     McNemar(p=0.03125, only_a=6, only_b=0)
     """
+    a_right, b_right = _booleans("a_right", a_right), _booleans("b_right", b_right)
+    if a_right.shape != b_right.shape:
+        raise ValueError(f"a_right has {a_right.size} samples and b_right {b_right.size}: give the same ones.")
     only_a, only_b = int((a_right & ~b_right).sum()), int((b_right & ~a_right).sum())
     if only_a + only_b == 0:
         return McNemar(1.0, 0, 0)
@@ -69,6 +76,7 @@ def holm(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
     >>> [round(float(p), 6) for p in holm(np.array([0.01, 0.04, 0.03, 0.005]))]
     [0.03, 0.06, 0.06, 0.02]
     """
+    p_values = _numbers("p_values", p_values)
     adjusted = np.full(p_values.shape, math.nan)
     tests = np.flatnonzero(~np.isnan(p_values))
     order = tests[np.argsort(p_values[tests], kind="stable")]
@@ -109,11 +117,12 @@ def paired_bootstrap(
     >>> paired_bootstrap(np.array([0.0, 0.0, 0.0]), seed=0)
     (0.0, 0.0)
     """
-    values = np.atleast_2d(differences)
+    _check_draws(seed, n, confidence)
+    values = np.atleast_2d(_numbers("differences", differences))
     n_seeds, n_samples = values.shape
     if np.isnan(values).any():
         raise ValueError(f"{int(np.isnan(values).sum())} of {values.size} values are NaN: drop those samples first.")
-    if groups is not None and len(groups) != n_samples:
+    if groups is not None and len(groups := listed("groups", groups, "names")) != n_samples:
         raise ValueError(f"groups has {len(groups)} names for {n_samples} samples.")
     if n_samples < 2 or n_seeds == 0:
         return _UNKNOWN
@@ -132,7 +141,8 @@ def bootstrap_median(
     values: Float[np.ndarray, "*seed sample"], *, seed: int, n: int = 2000, confidence: float = 0.95
 ) -> Interval:
     """Percentile interval of the median over all values; samples are drawn, and seeds where there is such an axis."""
-    values = np.atleast_2d(values)
+    _check_draws(seed, n, confidence)
+    values = np.atleast_2d(_numbers("values", values))
     n_seeds, n_samples = values.shape
     if n_samples < 2 or n_seeds == 0:
         return _UNKNOWN
@@ -161,6 +171,10 @@ def bootstrap_ratio(
     >>> bootstrap_ratio(np.array([5.0, 10.0]), np.array([10.0, 20.0]), seed=0)
     (0.5, 0.5)
     """
+    _check_draws(seed, n, confidence)
+    numerators, denominators = _numbers("numerators", numerators), _numbers("denominators", denominators)
+    if numerators.shape != denominators.shape:
+        raise ValueError(f"numerators has {numerators.size} samples and denominators {denominators.size}.")
     counted = denominators > 0
     above, below = numerators[counted], denominators[counted]
     if len(below) < 2:
@@ -214,6 +228,31 @@ def majority_share(targets: Int[np.ndarray, " sample"]) -> tuple[int, float]:
         return -1, math.nan
     counts = np.bincount(known)
     return int(counts.argmax()), float(counts.max() / len(known))
+
+
+def _check_draws(seed: int, n: int, confidence: float) -> None:
+    whole_number("seed", seed)
+    whole_number("n", n, least=1)
+    check_share("confidence", confidence)
+
+
+def check_share(name: str, value: float) -> None:
+    if not 0 < real_number(name, value) < 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {value}: 0.95 gives a 95 % interval.")
+
+
+def _numbers(name: str, values: Any) -> Float[np.ndarray, "*dims"]:
+    found = np.asarray(values)
+    if found.dtype.kind not in "fiub" or found.ndim == 0:
+        raise ValueError(f"{name} must be an array of numbers, got {values!r:.80}.")
+    return found
+
+
+def _booleans(name: str, values: Any) -> Bool[np.ndarray, " sample"]:
+    found = np.asarray(values)
+    if found.dtype != bool or found.ndim != 1:
+        raise ValueError(f"{name} must be one bool a sample, got {values!r:.80}.")
+    return found
 
 
 def _strata(groups: Sequence[str] | None, n_samples: int) -> list[np.ndarray]:

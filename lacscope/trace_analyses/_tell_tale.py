@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from lacscope.guards._arguments import listed, made_by, one_of, real_number, whole_numbers
 from lacscope.trace_analyses._usage import Sinks, counted_tokens, without_token_coords
 from lacscope.traces._provenance import Preset, result_attrs
 from lacscope.traces._schema import model_named, validate
@@ -106,8 +107,8 @@ def norm_signals(
     >>> norm_signals(trace, norm_thresholds(trace))["excess"].dims
     ('sample', 'layer')
     """
-    if not 0 < late_share <= 1:
-        raise ValueError(f"late_share is a share of the response in (0, 1], got {late_share}.")
+    real_number("late_share", late_share, above=0, most=1)
+    made_by("thresholds", thresholds, xr.DataArray, "norm_thresholds(calibration)")
     trace = validate(trace)
     norms = _decode_norms(trace, stream, sinks)
     if thresholds.dims != ("layer",) or not np.array_equal(thresholds["layer"], norms["layer"]):
@@ -191,15 +192,22 @@ def rank_candidates(
     >>> sorted(found["rank"].values.tolist())
     [1.0, 2.0, 3.0]
     """
-    if signal not in SIGNALS:
-        raise ValueError(f"unknown signal {signal!r}; choose one of {', '.join(map(repr, SIGNALS))}.")
+    one_of("signal", signal, SIGNALS)
+    made_by("signals", signals, xr.Dataset, "norm_signals(trace, thresholds)")
     held = signals["layer"].values.tolist()
-    chosen = list({"late": late_layers(len(held)), "all": held}[layers] if isinstance(layers, str) else layers)
+    if isinstance(layers, str):
+        chosen = list({"late": late_layers(len(held)), "all": held}[one_of("layers", layers, ("late", "all"))])
+    else:
+        chosen = whole_numbers("layers", layers)
     missing = [layer for layer in chosen if layer not in held]
     if missing or not chosen:
         raise ValueError(f"layers={layers}: the signals have layers {held[0]} to {held[-1]}; choose among those.")
     n_samples = signals.sizes["sample"]
-    names = ["" for _ in range(n_samples)] if questions is None else [str(name) for name in questions]
+    names = (
+        ["" for _ in range(n_samples)]
+        if questions is None
+        else [str(name) for name in listed("questions", questions, "names")]
+    )
     if len(names) != n_samples:
         raise ValueError(f"questions names {len(names)} of {n_samples} samples.")
     score = signals[signal].sel(layer=chosen).sum("layer", skipna=False, keep_attrs=True)

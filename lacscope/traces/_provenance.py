@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from lacscope.guards._arguments import text
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -80,6 +82,7 @@ def result_attrs(
     >>> attrs["settings"], attrs["n_samples"], attrs["departures"]
     ('{"k": 2}', 3, '')
     """
+    text("data", data)
     return {
         **model,
         "preset": preset.name if preset else "",

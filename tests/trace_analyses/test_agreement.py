@@ -198,5 +198,5 @@ def test_wrong_input() -> None:
         agreement({"a": a, "b": a}, drop=(0, 1, 2, -1), seed=0)
     with pytest.raises(ValueError, match=r"drop has layer 6; the scores have layers 0 to 5"):
         agreement({"a": a, "b": a}, drop=(6,), seed=0)
-    with pytest.raises(ValueError, match="n_boot=0 and n_permutations=10000 are 1 at least"):
+    with pytest.raises(ValueError, match="n_boot must be at least 1, got 0"):
         agreement({"a": a, "b": a}, n_boot=0, seed=0)

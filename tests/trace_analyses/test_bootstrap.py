@@ -31,7 +31,7 @@ def test_fewer_than_two_samples_have_no_interval() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": -1}, r"^seed must be >= 0, got -1\.$"),
+        ({"seed": -1}, r"^seed must be 0 or more, got -1\.$"),
         ({"n_bootstrap": 0}, r"^n_bootstrap must be at least 1, got 0\.$"),
         ({"level": 1.0}, r"^level must be between 0 and 1, got 1\.0: 0\.95 gives a 95 % interval\.$"),
     ],

@@ -56,5 +56,5 @@ def test_what_is_refused() -> None:
         share_right(made, [True, True], ["a", "a"], seed=0)
     with pytest.raises(ValueError, match="question 'b' has 0 right of 1 candidates"):
         share_right(made, [False, True], ["b", "a"], seed=0)
-    with pytest.raises(ValueError, match="seed must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="seed must be 0 or more, got -1"):
         share_right(made, [True, False], ["a", "a"], seed=-1)

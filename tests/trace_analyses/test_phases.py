@@ -337,7 +337,7 @@ def test_no_cells_give_no_rows_and_all_columns() -> None:
     ("options", "message"),
     [
         ({"n_layers": 6}, "n_layers is 6, and some tokens have more active layers than that"),
-        ({"seed": -1}, "seed must be >= 0, got -1"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
         ({"n_bootstrap": 0}, "n_bootstrap must be at least 1, got 0"),
         ({"level": 95.0}, r"level must be between 0 and 1, got 95\.0: 0\.95 gives a 95 % interval"),
     ],

@@ -152,7 +152,7 @@ def test_wrong_input(trace_fixture: xr.Dataset) -> None:
     other = trace_fixture.assign_attrs(model="another")
     with pytest.raises(ValueError, match=r"are of model '.*', the signals of 'another': take one for both"):
         norm_signals(other, thresholds)
-    with pytest.raises(ValueError, match=r"late_share is a share of the response in \(0, 1\], got 0"):
+    with pytest.raises(ValueError, match=r"late_share must be a number above 0 and up to 1, got 0"):
         norm_signals(trace_fixture, thresholds, late_share=0.0)
     with pytest.raises(ValueError, match="no decode token: give max_new_tokens="):
         norm_thresholds(synthetic_trace(decode_tokens=0))
