@@ -83,14 +83,16 @@ def test_the_pages_are_there(pages: dict[str, Page]) -> None:
 
 
 def public_names(module: ModuleType) -> set[str]:
-    """The names that a package lists in its ``__init__``, as ``import ... as ...``."""
+    """The names that a package lists in its ``__init__``, as ``import ... as ...``; lacscope's own are no modules."""
+    if module is lacscope:
+        return {name for name in dir(lacscope) if not inspect.ismodule(getattr(lacscope, name))}
     return set(re.findall(r"import \w+ as ([A-Za-z]\w*)", inspect.getsource(module)))
 
 
 @pytest.mark.parametrize("module", [lacscope, plots, rules, plans, tasks], ids=lambda one: one.__name__)
 def test_every_public_name_is_in_the_api(module: ModuleType, pages: dict[str, Page]) -> None:
     anchors = {anchor for name, page in pages.items() if name.startswith("api/") for anchor in page.anchors}
-    names = set(lacscope.__all__) if module is lacscope else public_names(module)
+    names = public_names(module)
     assert names
     missing = {name for name in names if not {f"lacscope.{name}", f"{module.__name__}.{name}"} & anchors}
     assert not missing

@@ -1,7 +1,11 @@
 """The README: short, and what it shows and links is there. Its code runs in tests/docs/test_pages.py."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -26,3 +30,17 @@ def test_the_citation_is_of_this_version() -> None:
     assert version is not None
     assert f"\nversion: {version[1]}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {version[1]}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_a_type_checker_knows_the_names_that_its_code_uses(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "block.py").write_text(block + "reveal_type(lacscope.trace)\nreveal_type(lacscope.voids(t))\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(ROOT / ".mypy_cache"), tmp_path / "block.py"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert 'Revealed type is "def (' in done.stdout
+    assert "VoidMask" in done.stdout
