@@ -1,0 +1,24 @@
+"""Where things are: programs apart from pages, and every target of make in its help."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.once
+
+
+def test_docs_holds_pages_and_what_sphinx_needs() -> None:
+    docs = ROOT / "docs"
+    programs = {path.relative_to(docs).parts[0] for path in docs.rglob("*.py") if "gallery" not in path.parts}
+    assert programs == {"conf.py", "_extensions"}, "a program that writes a page goes to tools/"
+
+
+def test_help_names_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony is not None
+    helped = set(re.findall(r'^\t@echo "make ([a-z0-9-]+) ', makefile, re.MULTILINE))
+    assert helped == set(phony[1].split()) - {"help"}
