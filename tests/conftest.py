@@ -20,6 +20,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jaxtyping
@@ -31,6 +32,24 @@ from word_tokenizer import word_tokenizer
 from lacscope.testing import synthetic_trace
 
 mpl.use("agg")
+
+# Files that take minutes, the longest first: begun last, one would keep a single worker busy after all others are done.
+LONGEST = (
+    "whole/test_notebooks.py",
+    "whole/test_interrupts.py",
+    "whole/devices/test_pretend_gpus.py",
+    "reproduction/sweep/test_runner.py",
+    "guards/test_withheld.py",
+    "whole/faults/test_faults.py",
+    "analyze/test_catalogue.py",
+    "reproduction/test_run.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    place = {here / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")

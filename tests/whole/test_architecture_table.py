@@ -45,7 +45,7 @@ SAMPLE = (
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("architectures", DOCS / "architectures.py")
+    spec = importlib.util.spec_from_file_location("architectures", DOCS.parent / "tools" / "architectures.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -23,7 +23,7 @@ SECTIONS = ("first_token", "usage", "effects", "bf16", "pads", "after_eos", "ord
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("replication_notes", DOCS / "replication_notes.py")
+    spec = importlib.util.spec_from_file_location("replication_notes", DOCS.parent / "tools" / "replication_notes.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

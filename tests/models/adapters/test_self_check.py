@@ -34,7 +34,7 @@ from lacscope.models.adapters import adapt, self_check
 from lacscope.models.adapters._bare_twin import bare_twin
 from lacscope.testing import tiny_model, tiny_transformers_model
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "docs"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 from tiny_architectures import build
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21, 22, 23], [30]]

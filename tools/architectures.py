@@ -1,7 +1,7 @@
-"""Which architectures lacscope reads rightly; writes ``architectures.json`` and ``architectures.md`` beside it.
+"""Which architectures lacscope reads rightly; writes ``architectures.json`` and ``architectures.md`` in docs/.
 
-    python docs/architectures.py                  # every causal language model that transformers can build tiny
-    python docs/architectures.py --kinds gpt2 rwkv
+    python tools/architectures.py                  # every causal language model that transformers can build tiny
+    python tools/architectures.py --kinds gpt2 rwkv
 
 Each is judged on a tiny random model against plain transformers, which knows nothing of lacscope or TransformerLens:
 norms are those of ``output_hidden_states``, generated tokens those of reading the whole text again for each, a padded
@@ -34,7 +34,7 @@ from lacscope.models._checks import check_blocks
 from lacscope.models.adapters import build_bridge
 from lacscope.traces._schema import installed_versions
 
-HERE = Path(__file__).parent
+DOCS = Path(__file__).parents[1] / "docs"
 PROMPTS = [[5, 17, 60, 9, 33, 71, 8, 20, 44], [44, 3, 90, 51]]
 NEW_TOKENS = 4
 TOLERANCE = 1e-4
@@ -268,7 +268,7 @@ def _same_tokens(what: str, trace: Any, model: Any) -> None:
 PAGE = """# Architectures
 
 What lacscope does with each causal language model of transformers {transformers}, under TransformerLens
-{transformer_lens}. `python docs/architectures.py` makes this page and `architectures.json`; the tests hold the project
+{transformer_lens}. `python tools/architectures.py` makes this page and `architectures.json`; the tests hold the project
 to it. Each is a tiny random model of {n_layers} layers, judged against plain transformers alone: norms against
 `output_hidden_states`, generated tokens against reading the whole text again, a padded batch against the shorter prompt
 alone, bypass, readout and plans against a model with blocks replaced. *Refused* is an `UnsupportedModelError` in words.
@@ -346,7 +346,7 @@ def _lines(rows: dict[str, Any], cells: Callable[[dict[str, Any]], list[str]]) -
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=None, metavar="KIND", help="judge these again; default: all")
-    parser.add_argument("--out", type=Path, default=HERE / "architectures.json")
+    parser.add_argument("--out", type=Path, default=DOCS / "architectures.json")
     options = parser.parse_args()
     table: dict[str, Any] = {"versions": {}, "kinds": {}}
     if options.kinds is not None and options.out.exists():

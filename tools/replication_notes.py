@@ -1,7 +1,7 @@
-"""Measure every number of ``replication_notes.md``; writes ``replication_notes.json`` beside it.
+"""Measure every number of ``replication_notes.md``; writes ``replication_notes.json`` in docs/.
 
-    python docs/replication_notes.py                                # the packaged pocket sets, some minutes
-    python docs/replication_notes.py --sets boolq mmlu --data boolq=FILE mmlu=FILE --limit 60
+    python tools/replication_notes.py                                # the packaged pocket sets, some minutes
+    python tools/replication_notes.py --sets boolq mmlu --data boolq=FILE mmlu=FILE --limit 60
 
 A set that is measured again replaces its own numbers in the JSON and leaves the others. No text of a data set is
 written. Everything is greedy and on the demo model; nothing needs the network.
@@ -37,7 +37,7 @@ from lacscope.trace_analyses._effects import next_token_shift
 from lacscope.traces._schema import installed_versions
 from lacscope.tracing._questions import ReadQuestion, digest, read_questions
 
-HERE = Path(__file__).parent
+DOCS = Path(__file__).parents[1] / "docs"
 POCKET = ("pocket_boolean", "pocket_options")
 ALPHAS = (0.0, 0.1, 0.5, 0.8)
 EFFECT_ALPHAS = (0.1, 0.8)
@@ -387,7 +387,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(POCKET), help="tasks with one-token choices")
     parser.add_argument("--data", nargs="+", default=[], metavar="TASK=FILE", help="local files of sets not packaged")
     parser.add_argument("--limit", type=int, default=None, help="questions of each set, a seeded sample")
-    parser.add_argument("--out", type=Path, default=HERE / "replication_notes.json")
+    parser.add_argument("--out", type=Path, default=DOCS / "replication_notes.json")
     options = parser.parse_args()
     files = {name: Path(path) for name, path in (each.split("=", 1) for each in options.data)}
     model = lacscope.load_model(DEMO_MODEL, hooks="residual")
