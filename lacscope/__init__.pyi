@@ -89,6 +89,8 @@ from .trace_analyses._usage import token_usage as token_usage
 from .trace_analyses._usage import usage_by_alpha as usage_by_alpha
 from .traces._joining import join_traces as join_traces
 from .traces._masks import VoidMask as VoidMask
+from .traces._results import open as open
+from .traces._results import save as save
 from .traces._schema import TraceError as TraceError
 from .traces._schema import open_trace as open_trace
 from .traces._schema import save_trace as save_trace

@@ -11,7 +11,7 @@ import xarray as xr
 
 from lacscope.guards._arguments import one_of
 from lacscope.trace_analyses._usage import by_phase, counted_tokens, token_usage, without_token_coords
-from lacscope.traces._schema import TraceError, cost_of, model_named, validate
+from lacscope.traces._schema import TraceError, cost_of, made_from, validate
 from lacscope.traces._voids import resolve_voids
 
 
@@ -32,7 +32,8 @@ def skippable_compute(
     """
     one_of("by", by, ("all", "sample"))
     trace = validate(trace)
-    spared, whole = flops(trace, resolve_voids(trace, voids))
+    void = resolve_voids(trace, voids)
+    spared, whole = flops(trace, void)
     counted = by_phase(counted_tokens(trace), trace)
     pooled = ("token",) if by == "sample" else ("sample", "token")
     n = counted.sum(pooled)
@@ -44,7 +45,7 @@ def skippable_compute(
         "long_name": "share of FLOPs (head included) that a perfect forecast of the voids could spare",
         "units": "1",
         "realised_saving": 0.0,
-        **model_named(trace.attrs),
+        **made_from(trace, "skippable_compute", void.attrs, by=by),
     }
     last = ("effect", "phase", *(("sample",) if by == "sample" else ()))
     return share.transpose(*[dim for dim in share.dims if dim not in last], *last)
@@ -76,10 +77,11 @@ def flops(trace: xr.Dataset, voids: xr.DataArray) -> tuple[xr.DataArray, xr.Data
 def mean_exit_depth(trace: xr.Dataset, voids: xr.DataArray | None = None) -> xr.DataArray:
     """Mean exit depth by phase, over valid tokens: DataArray (phase) in [0, 1] with coordinate ``n``."""
     trace = validate(trace)
-    depth = without_token_coords(token_usage(trace, voids)["exit_depth"])
+    found = token_usage(trace, voids)
+    depth = without_token_coords(found["exit_depth"])
     groups = by_phase(trace["valid"], trace)
     n = groups.sum(("sample", "token"))
     mean = depth.where(groups).mean(("sample", "token")).assign_coords(n=n)
     mean.name = "exit_depth"
-    mean.attrs = {"long_name": "mean exit depth", "units": "1", **model_named(trace.attrs)}
+    mean.attrs = {"long_name": "mean exit depth", "units": "1", **made_from(trace, "mean_exit_depth", found.attrs)}
     return mean.astype(np.float64)

@@ -9,7 +9,7 @@ import xarray as xr
 
 from lacscope.guards._temporary import Note, temporary
 from lacscope.trace_analyses._usage import by_phase, without_token_coords
-from lacscope.traces._schema import model_named, validate
+from lacscope.traces._schema import made_from, validate
 
 QUANTITIES = ("resid_post_norm", "delta_norm")
 _KEYS = ["model", "task", "phase", "layer"]
@@ -51,7 +51,7 @@ def norm_profile(trace: xr.Dataset) -> xr.Dataset:
             "n_sinks": sinks.sum(over),
         }
     ).transpose("quantity", "phase", "layer", ...)
-    found.attrs = {**model_named(trace.attrs), "n_samples": trace.sizes["sample"]}
+    found.attrs = {**made_from(trace, "norm_profile"), "n_samples": trace.sizes["sample"]}
     return found
 
 

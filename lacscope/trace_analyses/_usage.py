@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from lacscope.traces._schema import PHASES, TOKEN_COORDS, model_named, require_first_layers, validate
+from lacscope.traces._schema import PHASES, TOKEN_COORDS, made_from, require_first_layers, validate
 from lacscope.traces._voids import resolve_voids, voids
 
 By = Literal["phase", "sample", "all"]
@@ -64,7 +64,8 @@ def layer_usage(
         raise ValueError(f"by must be 'phase', 'sample' or 'all', got {by!r}.")
     if weight not in ("token", "sample"):
         raise ValueError(f"weight must be 'token' or 'sample', got {weight!r}.")
-    active = ~without_token_coords(resolve_voids(trace, voids))
+    void = without_token_coords(resolve_voids(trace, voids))
+    active = ~void
     counted = counted_tokens(trace, sinks)
     groups = without_token_coords(counted) if by == "all" else by_phase(counted, trace)
     per_sample = _ratio((active & groups).sum("token"), groups.sum("token"))
@@ -83,7 +84,7 @@ def layer_usage(
         "units": "1",
         "weight": weight,
         "sinks": sinks,
-        **model_named(trace.attrs),
+        **made_from(trace, "layer_usage", void.attrs, by=by, weight=weight, sinks=sinks),
     }
     return usage
 
@@ -108,7 +109,8 @@ def usage_by_alpha(
     usage = layer_usage(trace, voids(trace, np.atleast_1d(alphas)), "phase", weight=weight, sinks=sinks)
     overall = usage.mean("layer").assign_coords(n=usage["n"])
     overall.name = "usage"
-    overall.attrs = {**usage.attrs, "long_name": "share of (layer, token) pairs that are active"}
+    long_name = "share of (layer, token) pairs that are active"
+    overall.attrs = {**usage.attrs, "measure": "usage_by_alpha", "long_name": long_name}
     return overall
 
 
@@ -121,7 +123,8 @@ def token_usage(trace: xr.Dataset, voids: xr.DataArray | None = None) -> xr.Data
     """
     trace = validate(trace)
     require_first_layers(trace, "active layers and exit depth are counted over all of them")
-    active = ~resolve_voids(trace, voids)
+    void = resolve_voids(trace, voids)
+    active = ~void
     n_layers = trace.sizes["layer"]
     depth = xr.DataArray(np.arange(1, n_layers + 1), dims="layer", coords={"layer": trace["layer"]})
     valid = trace["valid"]
@@ -133,5 +136,5 @@ def token_usage(trace: xr.Dataset, voids: xr.DataArray | None = None) -> xr.Data
     )
     found["active_layers"].attrs = {"long_name": "active layers of the token", "units": "layers"}
     found["exit_depth"].attrs = {"long_name": "exit depth: (last active layer + 1) / layers", "units": "1"}
-    found.attrs = {**model_named(trace.attrs), "n_layers": n_layers}
+    found.attrs = {**made_from(trace, "token_usage", void.attrs), "n_layers": n_layers}
     return found

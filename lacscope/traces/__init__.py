@@ -6,6 +6,8 @@ from lacscope.traces._masks import VoidMask as VoidMask
 from lacscope.traces._provenance import Preset as Preset
 from lacscope.traces._provenance import result_attrs as result_attrs
 from lacscope.traces._provenance import with_samples as with_samples
+from lacscope.traces._results import open as open
+from lacscope.traces._results import save as save
 from lacscope.traces._schema import TraceError as TraceError
 from lacscope.traces._schema import find_sinks as find_sinks
 from lacscope.traces._schema import installed_versions as installed_versions

@@ -130,6 +130,27 @@ def model_named(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return {key: attrs[key] for key in ("model", "quantization") if key in attrs}
 
 
+def made_from(
+    trace: xr.Dataset, measure: str, mask: Mapping[str, Any] | None = None, **settings: Any
+) -> dict[str, Any]:
+    """What a result made of a trace says of itself.
+
+    Args:
+        trace: the trace.
+        measure: the public name of the function that measured.
+        mask: attributes of the mask of voids that was counted; its rule and alpha stand in the result.
+        settings: the keyword arguments in force.
+
+    Returns:
+        ``measure``, ``settings`` (JSON), ``model``, ``quantization`` where the weights are quantised, ``versions``
+        (JSON), ``rule`` (JSON), ``effect``, and ``alpha`` where there is one.
+    """
+    told = {**trace.attrs, **(mask or {})}
+    kept = {key: told[key] for key in ("rule", "effect", "alpha") if key in told}
+    made = {"measure": measure, "settings": json.dumps(settings, sort_keys=True)}
+    return {**made, **model_named(trace.attrs), "versions": trace.attrs["versions"], **kept}
+
+
 def build(
     samples: Sequence[SampleTrace],
     attrs: Mapping[str, Any],

@@ -89,9 +89,10 @@ def _parsed(source: Path, body: bytes) -> xr.Dataset:
         if result[name].dtype.kind in "OSU":
             result[name] = result[name].astype(object)
         result[name].encoding = {}
-    result.attrs = {
-        name: value.item() if isinstance(value, np.generic) else value for name, value in result.attrs.items()
-    }
+    for kept in (result, *result.variables.values()):
+        kept.attrs = {
+            key: value.item() if isinstance(value, np.generic) else value for key, value in kept.attrs.items()
+        }
     return result
 
 

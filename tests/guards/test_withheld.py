@@ -226,8 +226,8 @@ def test_a_reproduction_with_traces_and_its_report(home: Path, command: Any, dra
         *("--task", "gpqa", "--data", f"gpqa={home / 'g.jsonl'}", "--out", tmp_path, "--keep-traces"),
         *("--generate-at", "0.8", "--max-new-tokens", "4", "--alphas", "0.1,0.8", "--control-seeds", "1"),
     )
-    for command in (("reproduce", "--model", home / MODEL, *words), ("report", tmp_path)):
-        code, said = command(*command)
+    for given in (("reproduce", "--model", home / MODEL, *words), ("report", tmp_path)):
+        code, said = command(*given)
         assert code == 0, said
         assert quotes(said) == []
     assert len(list(tmp_path.rglob("*.nc"))) > 3

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CARRIED = {"lacscope/data/pocket.jsonl", "lacscope/data/function_words.txt", "lacscope/plots/lacscope.mplstyle"}
+CARRIED = {
+    "lacscope/py.typed",
+    "lacscope/__init__.pyi",
+    "lacscope/data/pocket.jsonl",
+    "lacscope/data/function_words.txt",
+    "lacscope/plots/lacscope.mplstyle",
+}
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 

@@ -1,0 +1,105 @@
+"""Any result in a file, and back: with its labels and what made it, checksummed, whole or not at all."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from lacscope.traces._masks import VoidMask
+from lacscope.traces._schema import validate
+from lacscope.traces._sealed import read_result, write_sealed
+
+_KIND, _NAME, _SAVED = "lacscope_kind", "lacscope_name", "saved"
+_ARRAY = "lacscope_array"
+_ROW = "row"
+_SCHEMA = "lacscope_schema"
+
+
+def save(result: xr.Dataset | xr.DataArray | pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """Write a trace, a mask, an analysis' result or a table to a file that :func:`lacscope.open` reads.
+
+    The file is netCDF with a sha256 at its end. It is written under a temporary name and renamed, so that a full disk
+    or a kill leaves the old file as it was; any netCDF reader opens it. The attribute ``saved`` is the time, in UTC.
+
+    Args:
+        result: a Dataset (such as a trace), a DataArray (such as a mask or a usage), or a DataFrame with a plain index.
+        path: the file, ``.nc`` by custom.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: a result that a file cannot keep; the message names what stands in the way.
+        OSError: the file cannot be written.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from lacscope.testing import synthetic_trace
+    >>> from lacscope.traces import voids
+    >>> with TemporaryDirectory() as folder:
+    ...     again = open(save(voids(synthetic_trace(), alpha=0.8), Path(folder) / "void.nc"))
+    >>> type(again).__name__, again.attrs["alpha"]
+    ('VoidMask', 0.8)
+    """
+    kept = _as_dataset(result)
+    _check_attributes(kept)
+    kept.attrs[_SAVED] = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        return write_sealed(kept, path)
+    except (TypeError, NotImplementedError) as error:
+        raise ValueError(f"the result cannot be kept in a netCDF file: {error}") from error
+
+
+def open(path: str | os.PathLike[str]) -> xr.Dataset | xr.DataArray | VoidMask | pd.DataFrame:
+    """Read what :func:`lacscope.save` wrote, as the kind that it was. Needs no torch.
+
+    A file of :func:`lacscope.save_trace`, of ``lacscope analyze``, or one that xarray's ``to_netcdf`` wrote is read
+    too; the last has no checksum.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        lacscope.traces.DamagedFileError: a foreign, damaged or truncated one.
+        TraceError: a trace of a newer or wrong schema.
+    """
+    found = read_result(path)
+    kind = found.attrs.pop(_KIND, "Dataset")
+    if kind == "DataFrame":
+        columns = {str(name): found[name].to_series() for name in found.data_vars}
+        table = pd.DataFrame(columns).reset_index(drop=True)
+        table.attrs = {key: value for key, value in found.attrs.items() if key != _SAVED}
+        return table
+    if kind in ("DataArray", "VoidMask"):
+        array = found[_ARRAY].rename(found.attrs.pop(_NAME, "") or None)
+        array.attrs[_SAVED] = found.attrs[_SAVED]
+        return VoidMask(array) if kind == "VoidMask" else array
+    return validate(found) if _SCHEMA in found.attrs else found
+
+
+def _as_dataset(result: Any) -> xr.Dataset:
+    if isinstance(result, xr.Dataset):
+        return (validate(result) if _SCHEMA in result.attrs else result).assign_attrs({_KIND: "Dataset"})
+    if isinstance(result, xr.DataArray):
+        plain = xr.DataArray(result).rename(_ARRAY)
+        kind = "VoidMask" if isinstance(result, VoidMask) else "DataArray"
+        return plain.to_dataset().assign_attrs({_KIND: kind, _NAME: "" if result.name is None else str(result.name)})
+    if isinstance(result, pd.DataFrame):
+        if not isinstance(result.index, pd.RangeIndex):
+            raise ValueError("the table has an index of its own: make it a column first, with .reset_index().")
+        columns = {str(name): (_ROW, result[name].to_numpy()) for name in result}
+        return xr.Dataset(columns, attrs={**result.attrs, _KIND: "DataFrame"})
+    raise ValueError(
+        f"save takes a Dataset, a DataArray or a DataFrame, got a {type(result).__name__}: give what trace, voids or "
+        "an analysis returned."
+    )
+
+
+def _check_attributes(kept: xr.Dataset) -> None:
+    for where in (kept, *kept.variables.values()):
+        for name, value in where.attrs.items():
+            if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+                raise ValueError(
+                    f"attribute {name!r} is a {type(value).__name__}, and a file keeps text and numbers: write it as "
+                    "JSON, or drop it."
+                )

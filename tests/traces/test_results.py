@@ -1,0 +1,92 @@
+"""What is saved is opened as it was, labels and attributes included; a damaged file is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import lacscope
+from lacscope.testing import synthetic_trace
+from lacscope.traces import DamagedFileError
+
+pytestmark = pytest.mark.once
+
+TRACE = synthetic_trace()
+VOID = lacscope.voids(TRACE, alpha=[0.2, 0.8])
+
+
+def without_time(found: xr.Dataset | xr.DataArray) -> xr.Dataset | xr.DataArray:
+    assert found.attrs["saved"].startswith("20")
+    assert found.attrs["saved"].endswith("+00:00")
+    found.attrs = {key: value for key, value in found.attrs.items() if key != "saved"}
+    return found
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        TRACE,
+        VOID,
+        lacscope.voids(TRACE, alpha=0.8),
+        lacscope.layer_usage(TRACE, VOID),
+        lacscope.token_usage(TRACE, VOID.sel(alpha=0.8)),
+        lacscope.norm_profile(TRACE),
+        lacscope.groups_by_position(TRACE),
+        lacscope.mean_exit_depth(TRACE, VOID),
+        xr.DataArray([1.5, np.nan], dims="layer"),
+    ],
+    ids=["trace", "masks", "mask", "usage", "tokens", "norms", "groups", "depth", "unnamed"],
+)
+def test_a_result_comes_back_as_it_was(result: xr.Dataset | xr.DataArray, tmp_path: Path) -> None:
+    found = lacscope.open(lacscope.save(result, tmp_path / "r.nc"))
+    assert type(found) is type(result)
+    assert without_time(found).identical(result)
+
+
+def test_a_table_comes_back_as_it_was(tmp_path: Path) -> None:
+    table = pd.DataFrame({"task": ["a", "b"], "right": [True, False], "n": [3, 4], "logp": [-0.5, np.nan]})
+    pd.testing.assert_frame_equal(lacscope.open(lacscope.save(table, tmp_path / "t.nc")), table)
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = lacscope.save(VOID, tmp_path / "r.nc")
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(DamagedFileError, match=r"r\.nc is damaged"):
+        lacscope.open(path)
+    path.write_bytes(raw[:-20])
+    with pytest.raises(DamagedFileError, match="its end is missing"):
+        lacscope.open(path)
+    with pytest.raises(FileNotFoundError, match=r"x\.nc"):
+        lacscope.open(tmp_path / "x.nc")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_a_file_cannot_keep_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="takes a Dataset, a DataArray or a DataFrame, got a list"):
+        lacscope.save([1, 2], tmp_path / "r.nc")
+    with pytest.raises(ValueError, match="attribute 'flag' is a bool, and a file keeps text and numbers"):
+        lacscope.save(VOID.assign_attrs(flag=True), tmp_path / "r.nc")
+    with pytest.raises(ValueError, match=r"has an index of its own: make it a column first, with \.reset_index"):
+        lacscope.save(pd.DataFrame({"a": [1]}, index=["x"]), tmp_path / "r.nc")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_result_says_what_made_it() -> None:
+    one = lacscope.voids(TRACE, alpha=0.8)
+    for result in (
+        lacscope.layer_usage(TRACE, one, by="all"),
+        lacscope.token_usage(TRACE, one),
+        lacscope.mean_exit_depth(TRACE, one),
+        lacscope.skippable_compute(TRACE, one),
+    ):
+        assert result.attrs["alpha"] == 0.8
+        assert result.attrs["rule"] == one.attrs["rule"]
+        assert (result.attrs["effect"], result.attrs["model"]) == (TRACE.attrs["effect"], TRACE.attrs["model"])
+        assert result.attrs["versions"] == TRACE.attrs["versions"]
+    assert lacscope.layer_usage(TRACE, one, by="all").attrs["measure"] == "layer_usage"
+    assert '"by": "all"' in lacscope.layer_usage(TRACE, one, by="all").attrs["settings"]
+    assert lacscope.norm_profile(TRACE).attrs["measure"] == "norm_profile"
