@@ -9,6 +9,7 @@ from lacscope.plots._accuracy import plot_accuracy_by_alpha as plot_accuracy_by_
 from lacscope.plots._agreement import plot_agreement as plot_agreement
 from lacscope.plots._alpha import plot_usage_by_alpha as plot_usage_by_alpha
 from lacscope.plots._angular import plot_angular_distance as plot_angular_distance
+from lacscope.plots._angular import plot_state_similarity as plot_state_similarity
 from lacscope.plots._continuous import plot_continuous_by_alpha as plot_continuous_by_alpha
 from lacscope.plots._contributions import plot_relative_contributions as plot_relative_contributions
 from lacscope.plots._contributions import plot_residual_cosines as plot_residual_cosines
@@ -32,7 +33,6 @@ from lacscope.plots._phases import plot_phase_control as plot_phase_control
 from lacscope.plots._pruning import plot_greedy as plot_greedy
 from lacscope.plots._pruning import plot_sleb as plot_sleb
 from lacscope.plots._skip_influence import plot_skip_influence as plot_skip_influence
-from lacscope.plots._state_similarity import plot_state_similarity as plot_state_similarity
 from lacscope.plots._style import STYLE_FILE as STYLE_FILE
 from lacscope.plots._style import style as style
 from lacscope.plots._table import PUBLISHED as PUBLISHED

@@ -1,4 +1,4 @@
-"""Angular distance across n layers, as a map over where the block of layers begins and how long it is."""
+"""States of the residual stream compared, as maps: angular distance across n layers, cosine of every pair."""
 
 from typing import Any
 
@@ -18,7 +18,8 @@ from lacscope.plots._style import (
     whole_numbers,
 )
 
-_MAKER = "lacscope.model_measures.angular_distance(model, prompts)"
+_DISTANCE_MAKER = "lacscope.model_measures.angular_distance(model, prompts)"
+_SIMILARITY_MAKER = "lacscope.model_measures.state_similarity(model, prompts)"
 _UNDEFINED = "1.0"
 
 
@@ -42,9 +43,9 @@ def plot_angular_distance(result: xr.Dataset, ax: Axes | None = None, *, scaled:
     >>> plot_angular_distance(angular_distance(tiny_model(), [5, 17, 3])).get_xlabel()
     'first layer l of the block'
     """
-    require_names(result, ("mean_distance", "scaled_distance", "first_to_drop"), "the result", _MAKER)
+    require_names(result, ("mean_distance", "scaled_distance", "first_to_drop"), "the result", _DISTANCE_MAKER)
     values = result["scaled_distance" if scaled else "mean_distance"]
-    require_dims(values, ("n", "layer"), str(values.name), _MAKER)
+    require_dims(values, ("n", "layer"), str(values.name), _DISTANCE_MAKER)
     n_layers = result.sizes["layer"]
     wide = float(np.clip(0.15 * n_layers, 4.4, 9.0))
     (panel,) = take_axes(None if ax is None else [ax], (1.0,), (wide + 1.2, wide))
@@ -80,5 +81,46 @@ def plot_angular_distance(result: xr.Dataset, ax: Axes | None = None, *, scaled:
     panel.plot(result["first_to_drop"].values, result["n"].values, color="#D55E00", clip_on=False, **look)
     ring = Line2D([], [], color="#D55E00", **look, label="the block of n layers to drop: least distance")
     legend_above(panel, [ring], "")
+    caption_below(panel, caption(result))
+    return panel
+
+
+def plot_state_similarity(result: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Mean cosine of every pair of states, as a square map; blocks of like states stand out along the diagonal.
+
+    Args:
+        result: from :func:`lacscope.model_measures.state_similarity`.
+        ax: Axes to draw on; default: a new figure.
+
+    Returns:
+        The Axes. The scale runs from 0 to 1, or from -1 where a cosine is below 0.
+
+    Raises:
+        ValueError: another Dataset.
+
+    >>> from lacscope.model_measures import state_similarity
+    >>> from lacscope.testing import tiny_model
+    >>> plot_state_similarity(state_similarity(tiny_model(), [5, 17, 3])).get_xlabel()
+    'state (l: what enters layer l)'
+    """
+    require_names(result, ("mean_similarity",), "the result", _SIMILARITY_MAKER)
+    values = result["mean_similarity"]
+    require_dims(values, ("state", "other_state"), "mean_similarity", _SIMILARITY_MAKER)
+    wide = float(np.clip(0.13 * result.sizes["state"], 4.2, 8.0))
+    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (wide + 1.1, wide + 0.8))
+    image = panel.imshow(
+        values.values,
+        vmin=-1.0 if bool((values < 0).any()) else 0.0,
+        vmax=1.0,
+        origin="lower",
+        aspect="equal",
+        interpolation="nearest",
+    )
+    panel.grid(False)
+    panel.set_xlabel("state (l: what enters layer l)")
+    panel.set_ylabel("state")
+    panel.xaxis.set_major_locator(whole_numbers())
+    panel.yaxis.set_major_locator(whole_numbers())
+    panel.figure.colorbar(image, ax=panel, label="cosine similarity", shrink=0.85).ax.grid(False)
     caption_below(panel, caption(result))
     return panel

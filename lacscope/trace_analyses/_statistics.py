@@ -43,12 +43,9 @@ def wilson_interval(k: int, n: int, confidence: float = 0.95) -> Interval:
         raise ValueError(f"k must lie between 0 and n, got k={k} and n={n}.")
     if n == 0:
         return 0.0, 1.0
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
-    share, weight = k / n, z * z / n
-    middle = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * math.sqrt(share * (1 - share) / n + weight / (4 * n))
+    ends = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
     # The ends are 0 and 1 exactly there; rounding would leave 1e-18.
-    return (0.0 if k == 0 else middle - half), (1.0 if k == n else middle + half)
+    return (0.0 if k == 0 else float(ends.low)), (1.0 if k == n else float(ends.high))
 
 
 def mcnemar_exact(a_right: Bool[np.ndarray, " sample"], b_right: Bool[np.ndarray, " sample"]) -> McNemar:

@@ -5,8 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from lacscope.plots._angular import plot_angular_distance
-from lacscope.plots._state_similarity import plot_state_similarity
+from lacscope.plots._angular import plot_angular_distance, plot_state_similarity
 
 pytestmark = pytest.mark.once
 
