@@ -17,8 +17,6 @@ from lacscope.plots._controls import plot_controls as plot_controls
 from lacscope.plots._depth_curse import plot_depth_curse as plot_depth_curse
 from lacscope.plots._depth_score import plot_depth_scores as plot_depth_scores
 from lacscope.plots._effective_depth import plot_effective_depths as plot_effective_depths
-from lacscope.plots._erasure import plot_residual_erasure as plot_residual_erasure
-from lacscope.plots._gradients import plot_integrated_gradients as plot_integrated_gradients
 from lacscope.plots._group_effects import plot_effects_by_group as plot_effects_by_group
 from lacscope.plots._groups import plot_usage_by_group as plot_usage_by_group
 from lacscope.plots._importance import plot_importance as plot_importance
@@ -41,6 +39,8 @@ from lacscope.plots._table import results_table as results_table
 from lacscope.plots._table import to_markdown as to_markdown
 from lacscope.plots._tell_tale import plot_norm_signals as plot_norm_signals
 from lacscope.plots._tell_tale import plot_share_right as plot_share_right
+from lacscope.plots._token_maps import plot_integrated_gradients as plot_integrated_gradients
+from lacscope.plots._token_maps import plot_residual_erasure as plot_residual_erasure
 from lacscope.plots._tradeoff import plot_plan_tradeoff as plot_plan_tradeoff
 from lacscope.plots._updates import plot_update_geometry as plot_update_geometry
 from lacscope.plots._usage import plot_usage as plot_usage

@@ -1,4 +1,4 @@
-"""A map of one sample: states along y, its tokens along x."""
+"""Maps of one sample, states along y and its tokens along x: residual erasure, integrated gradients."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +13,76 @@ from lacscope.plots._token_labels import label_tokens
 _ANSWER = "#D55E00"
 _COORDS = ("sample", "token", "token_id", "token_text", "special", "valid", "answer")
 _CAPTION_POINTS = 30.0
+_ERASURE_MAKER = "lacscope.model_measures.residual_erasure(model, prompts, answers, mean_over=...)"
+_GRADIENTS_MAKER = "lacscope.model_measures.integrated_gradients(model, prompts, answers)"
+
+
+def plot_residual_erasure(erasure: xr.Dataset, sample: int | np.integer = 0, ax: Axes | None = None) -> Axes:
+    """Change of the answer's probabilities by the state (y, 0 at the bottom) and token (x) that is erased.
+
+    Args:
+        erasure: from :func:`lacscope.model_measures.residual_erasure`.
+        sample: the sample's value in the coordinate ``sample``.
+        ax: Axes to draw on; default: a new figure, sized for the tokens and states.
+
+    Returns:
+        The Axes. The scale begins at 0 and ends at the map's largest effect. A line stands before the answer.
+
+    Raises:
+        ValueError: another Dataset, or a sample that it has not.
+
+    >>> ax = plot_residual_erasure(residual_erasure(model, "2 + 3 = ", "5", mean_over=prompts))  # doctest: +SKIP
+    """
+    rows = sample_map(erasure, "effect", sample, _ERASURE_MAKER)
+    values = rows["effect"].transpose("state", "token").values
+    ax = draw_token_map(
+        rows,
+        values,
+        ax,
+        cmap="cividis",
+        limits=(0.0, float(values.max()) or 1.0),
+        colorbar="max over answer tokens of ||p - p~||\n(L2 distance of probabilities)",
+        title=f"{erasure.attrs['model']}, sample {sample}: effect of erasing one token at one state",
+        what="token erased",
+    )
+    caption_tokens(ax, erasure)
+    return ax
+
+
+def plot_integrated_gradients(gradients: xr.Dataset, sample: int | np.integer = 0, ax: Axes | None = None) -> Axes:
+    """Integrated gradient of the answer's probability by state (y, 0 at the bottom) and token (x).
+
+    Args:
+        gradients: from :func:`lacscope.model_measures.integrated_gradients`.
+        sample: the sample's value in the coordinate ``sample``.
+        ax: Axes to draw on; default: a new figure, sized for the tokens and states.
+
+    Returns:
+        The Axes. The scale is symmetric about 0 and ends at the largest value but position 0's, as the authors have
+        it; what goes beyond is drawn in the end colour, and the colour bar has a point there.
+
+    Raises:
+        ValueError: another Dataset, or a sample that it has not.
+
+    >>> ax = plot_integrated_gradients(integrated_gradients(model, "2 + 3 = ", "5"))  # doctest: +SKIP
+    """
+    rows = sample_map(gradients, "attribution", sample, _GRADIENTS_MAKER)
+    values = rows["attribution"].transpose(..., "token").values
+    unit = rows.attrs.get("unit", "block")
+    what = {"block": "", "attn": " along the attention's output", "mlp": " along the MLP's output"}[unit]
+    end = float(np.abs(values[:, 1:]).max()) or 1.0
+    ax = draw_token_map(
+        rows,
+        values,
+        ax,
+        cmap="PuOr",
+        limits=(-end, end),
+        colorbar="integrated gradient\n(probability; scale without position 0)",
+        title=f"{gradients.attrs['model']}, sample {sample}: integrated gradients of the answer's probability{what}",
+        what="token read",
+    )
+    caption_tokens(ax, gradients)
+    return ax
 
 
 def sample_map(result: xr.Dataset, name: str, sample: int | np.integer, maker: str) -> xr.Dataset:

@@ -10,10 +10,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from lacscope.plots._contributions import plot_relative_contributions, plot_residual_cosines
-from lacscope.plots._erasure import plot_residual_erasure
-from lacscope.plots._gradients import plot_integrated_gradients
 from lacscope.plots._linear_maps import plot_linear_maps
 from lacscope.plots._logit_lens import plot_logit_lens
+from lacscope.plots._token_maps import plot_integrated_gradients, plot_residual_erasure
 from lacscope.traces._provenance import Preset, result_attrs
 
 pytestmark = pytest.mark.once
