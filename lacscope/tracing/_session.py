@@ -28,15 +28,12 @@ from lacscope.models._checks import check_blocks
 from lacscope.models.adapters import Adapter, PartialPassError, PassInput, execution_of, first_keys, registered
 from lacscope.rules import Effect, HaltingRule, needs_of
 from lacscope.tracing._halting_pass import HaltingPass, Program, Readouts, make_program
+from lacscope.tracing._inputs import PaddingWarning
 from lacscope.tracing._recorder import Recorder, Run, going_on_under_plan, under_plan
 
 __all__ = ["PaddingWarning", "RunWarning", "TrainingModeWarning", "halting", "halting_hooks"]
 
 Hook = tuple[str, Callable[..., Tensor | None]]
-
-
-class PaddingWarning(UserWarning):
-    """A batch came without an attention mask: pads cannot be told from ids, so all its tokens count."""
 
 
 class TrainingModeWarning(UserWarning):
