@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import xarray as xr
 
 from lacscope.analyze._prompts import Prompts, PromptsError
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Progress
 
 Needs = Literal["prompts", "answers", "questions", "choices"]
 AT_ONCE = 2  # prompts of a part, the unit that is written, and done again when cut

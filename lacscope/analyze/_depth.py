@@ -11,7 +11,7 @@ from lacscope.analyze._analysis import Part, each
 from lacscope.analyze._joining import join_samples
 from lacscope.analyze._prompts import Prompts
 from lacscope.model_measures._cuts import SHORTEST
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Progress
 
 
 def erasure(model: Any, prompts: Prompts, progress: Progress | None) -> xr.Dataset:

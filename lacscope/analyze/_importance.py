@@ -14,8 +14,8 @@ from lacscope.model_measures._sleb import SLEB, removable, sleb
 from lacscope.models._checks import UnsupportedModelError
 from lacscope.models.adapters import adapt
 from lacscope.trace_analyses._agreement import agreement
+from lacscope.traces._provenance import Progress
 from lacscope.traces._schema import model_named
-from lacscope.tracing._batches import Progress
 
 PROTECTED = (0, -1)  # from SLEB, as by its authors
 EDGES = (0, 1, -1)  # layers that stand out in every model, without which the measures are compared too

@@ -9,8 +9,8 @@ import xarray as xr
 from lacscope.analyze._analysis import AT_ONCE, Analysis, SoFar
 from lacscope.analyze._prompts import Prompts
 from lacscope.analyze._store import ResultStore, result_id
+from lacscope.traces._provenance import Progress
 from lacscope.traces._schema import installed_versions
-from lacscope.tracing._batches import Progress
 
 
 def analyze(

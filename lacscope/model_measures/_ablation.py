@@ -26,8 +26,7 @@ from lacscope.model_measures._results import ORIENTATION
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import Adapter, without_gradients
-from lacscope.traces._provenance import result_attrs
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Progress, result_attrs
 from lacscope.tracing._inputs import InputError, read_inputs, read_responses
 
 

@@ -22,8 +22,7 @@ from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import Adapter, without_gradients
 from lacscope.tasks._base import Question
-from lacscope.traces._provenance import result_attrs
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Progress, result_attrs
 from lacscope.tracing._inputs import InputError
 
 

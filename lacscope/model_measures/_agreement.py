@@ -25,9 +25,8 @@ from lacscope.models.adapters import Adapter
 from lacscope.trace_analyses._agreement import METRIC_ATTRS, agreement
 from lacscope.trace_analyses._usage import layer_usage
 from lacscope.traces._lac import check_alphas
-from lacscope.traces._provenance import result_attrs
+from lacscope.traces._provenance import Progress, result_attrs
 from lacscope.traces._voids import voids
-from lacscope.tracing._batches import Progress
 from lacscope.tracing._inputs import read_inputs
 from lacscope.tracing._run import trace
 

@@ -12,8 +12,7 @@ from lacscope.model_measures._last_state import LastState, check_last_state, sta
 from lacscope.model_measures._residuals import Residuals
 from lacscope.model_measures._results import each_sample, labelled
 from lacscope.models._facts import model_attrs
-from lacscope.traces._provenance import Preset, result_attrs
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 GROMOV_ANGULAR = Preset(
     "gromov_2024/angular_distance",

@@ -18,7 +18,8 @@ from lacscope.guards._arguments import whole_number
 from lacscope.models._checks import check_blocks, rows_at_once
 from lacscope.models.adapters import Adapter, without_gradients
 from lacscope.tasks._base import Question
-from lacscope.tracing._batches import Batch, Batches, Progress
+from lacscope.traces._provenance import Progress
+from lacscope.tracing._batches import Batch, Batches
 from lacscope.tracing._inputs import check_lengths
 from lacscope.tracing._questions import ReadQuestion, read_questions
 

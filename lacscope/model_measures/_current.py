@@ -15,8 +15,7 @@ from lacscope.model_measures._skip_influence import (
 )
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import without_gradients
-from lacscope.traces._provenance import Preset, result_attrs
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 CSORDAS_CURRENT = Preset(
     "csordas_2025/current_skip_influence",

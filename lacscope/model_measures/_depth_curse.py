@@ -14,8 +14,7 @@ from lacscope.model_measures._residuals import Residuals
 from lacscope.model_measures._results import each_sample, labelled
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
-from lacscope.traces._provenance import Preset, result_attrs
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 _PAPER = "as described for the Curse of Depth (Sun et al. 2025, arXiv 2502.05795), not compared with its code"
 CURSE_VARIANCE = Preset("sun_2025/variance", f"variance of the stream by depth, {_PAPER}", {}, read_in="paper")

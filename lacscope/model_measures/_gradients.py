@@ -15,8 +15,7 @@ from lacscope.model_measures._skip_influence import UNITS, Unit
 from lacscope.models._checks import check_blocks, require_derivatives
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import with_gradients, without_gradients
-from lacscope.traces._provenance import Preset, result_attrs
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 Points = Literal["left", "midpoint"]
 CSORDAS_GRADIENTS = Preset(

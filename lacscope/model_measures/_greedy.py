@@ -17,8 +17,7 @@ from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.rules import FixedLayers
 from lacscope.tasks._base import Question, Task
-from lacscope.traces._provenance import Preset, result_attrs
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Preset, Progress, result_attrs
 from lacscope.tracing._questions import read_answers, read_questions
 from lacscope.tracing._run import trace
 

@@ -14,8 +14,7 @@ from lacscope.model_measures._residuals import read_residuals, rerun
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import without_gradients
-from lacscope.traces._provenance import Preset, result_attrs
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Preset, Progress, result_attrs
 from lacscope.tracing._inputs import read_inputs
 
 CSORDAS_LOGIT_LENS = Preset(

@@ -18,8 +18,7 @@ from lacscope.plans import plan as running
 from lacscope.plans._plan import Kind
 from lacscope.tasks._base import Question
 from lacscope.trace_analyses._painters import FULL
-from lacscope.traces._provenance import Preset
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Preset, Progress
 
 KINDS: tuple[str, ...] = get_args(Kind)
 SINGLE = ("skip_one", "swap")

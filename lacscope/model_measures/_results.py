@@ -9,7 +9,7 @@ import xarray as xr
 from lacscope.model_measures._residuals import Residuals, read_residuals
 from lacscope.models._checks import check_blocks
 from lacscope.models.adapters import Adapter
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Progress
 from lacscope.tracing._inputs import read_inputs
 
 ORIENTATION = "larger = more important"

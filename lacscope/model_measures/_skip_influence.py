@@ -24,7 +24,7 @@ from lacscope.guards._arguments import whole_number_or_none
 from lacscope.model_measures._residuals import Hook, Residuals, read_residuals, rerun
 from lacscope.models._checks import check_blocks, require_sublayers
 from lacscope.models.adapters import Adapter
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Progress
 from lacscope.tracing._inputs import check_lengths, read_inputs
 
 Unit = Literal["block", "attn", "mlp"]

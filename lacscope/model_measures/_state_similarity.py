@@ -13,8 +13,7 @@ from lacscope.model_measures._positions import kept_tokens, positions_in_words
 from lacscope.model_measures._residuals import Residuals
 from lacscope.model_measures._results import each_sample
 from lacscope.models._facts import model_attrs
-from lacscope.traces._provenance import Preset, result_attrs
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 PAINTERS_SIMILARITY = Preset(
     "sun_2024/state_similarity",

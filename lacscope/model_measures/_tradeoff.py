@@ -23,8 +23,7 @@ from lacscope.plans import plan as running
 from lacscope.rules import UnifiedSkipping
 from lacscope.tasks._base import Question
 from lacscope.traces._lac import check_alpha
-from lacscope.traces._provenance import result_attrs
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Progress, result_attrs
 from lacscope.tracing._questions import read_questions
 from lacscope.tracing._run import trace
 

@@ -19,8 +19,7 @@ from lacscope.model_measures._tokenwise import Family, Moments, TokenMap, fit
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import Adapter, without_gradients
-from lacscope.traces._provenance import Preset, result_attrs
-from lacscope.tracing._batches import Progress
+from lacscope.traces._provenance import Preset, Progress, result_attrs
 from lacscope.tracing._inputs import read_inputs
 
 YOO_UPDATES = Preset(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lacscope.guards._temporary import Temporary, together
 from lacscope.models._checks import UnsupportedModelError, check_blocks, check_stream
-from lacscope.models.adapters import Adapter, Execution, PassInput, around_each, executing
+from lacscope.models.adapters import Adapter, Execution, PassInput, around_each, executing, require_private
 from lacscope.plans._kv import cached_length, is_cache, lay_out, places
 from lacscope.plans._plan import Plan, PlanError, Slot
 
@@ -51,6 +51,7 @@ def plan(model: Any, plan: Plan, *, decode: Plan | None = None) -> Temporary["Ru
     >>> with lacscope.plan(model, Plan.skip(30, range(10, 19))):  # doctest: +SKIP
     ...     model.generate("The capital of France is", max_new_tokens=8)
     """
+    require_private("transformers")
     adapter = check_blocks(model)
     running = RunningPlan(adapter, plan, decode)
     # Before the plan runs: what is found out about the model is kept for its life.

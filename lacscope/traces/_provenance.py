@@ -1,12 +1,15 @@
 """A paper's settings under a name, and what every result carries: its data, positions, aggregation and departures."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
 from lacscope.guards._arguments import text
+
+# Told after each piece of work how many pieces are done, and of how many.
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

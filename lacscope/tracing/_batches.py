@@ -16,7 +16,6 @@ from lacscope.models.adapters._weights import in_subclasses
 from lacscope.tracing._halting_pass import Program
 from lacscope.tracing._session import HaltingSession, run_session
 
-Progress = Callable[[int, int], None]
 Logits = Literal["none", "last", "all"]
 Scope = Literal["all", "response"]
 _RESIDUAL_POINTS = ("hook_resid_pre", "hook_resid_post")

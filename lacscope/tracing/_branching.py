@@ -16,8 +16,9 @@ from torch import Tensor
 
 from lacscope.models._checks import require_one_run
 from lacscope.models.adapters import Adapter, first_keys, identity_of
+from lacscope.traces._provenance import Progress
 from lacscope.traces._schema import SampleTrace
-from lacscope.tracing._batches import Batch, Batches, Plan, Progress, Reading, prepared
+from lacscope.tracing._batches import Batch, Batches, Plan, Reading, prepared
 from lacscope.tracing._halting_pass import Readouts
 from lacscope.tracing._recorder import Recorder, Run
 from lacscope.tracing._sampling import Sampler

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lacscope.models._checks import require_head, require_sublayers
 from lacscope.models.adapters import Adapter, Execution, PartialPassError
+from lacscope.models.adapters._private import edits_of
 from lacscope.rules import (
     Effect,
     HaltingRule,
@@ -216,7 +217,7 @@ class HaltingPass:
         """The norm measured as the stream left the last block, where nobody touched it since."""
         if self._left is not None:
             left, version, norm = self._left
-            if left is stream and (self.alone if version is None else version == stream._version):
+            if left is stream and (self.alone if version is None else version == edits_of(stream)):
                 return norm
         return _norm(stream)
 
@@ -250,7 +251,7 @@ class HaltingPass:
             self._update_readout(stream)
             out = self._final_stream(stream)
         # Inference tensors carry no version that would show an edit in place.
-        self._left = (out, None if out.is_inference() else out._version, realised)
+        self._left = (out, None if out.is_inference() else edits_of(out), realised)
         return None if out is stream else out
 
     def _pass_idle(self, pre_norm: Float[Tensor, "batch pos"]) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lacscope.guards._arguments import did_you_mean
 from lacscope.models.adapters import Adapter
-from lacscope.tracing._session import PaddingWarning
 
 Chat = Sequence[Mapping[str, Any]]
 
@@ -24,6 +23,10 @@ class InputError(ValueError):
 
 class InputWarning(UserWarning):
     """Inputs that are read, but hardly as they were meant; the message says what to give instead."""
+
+
+class PaddingWarning(UserWarning):
+    """A batch came without an attention mask: pads cannot be told from ids, so all its tokens count."""
 
 
 _KINDS = (

@@ -20,8 +20,9 @@ from lacscope.rules import Effect, HaltingRule, describe_rule
 from lacscope.traces._joining import stack_rules
 from lacscope.traces._lac import lac_thresholds
 from lacscope.traces._options import check_options
+from lacscope.traces._provenance import Progress
 from lacscope.traces._schema import TOKENWISE_MEASURES, SampleTrace
-from lacscope.tracing._batches import Batch, Batches, Logits, Plan, Progress, Reading, Scope, prepared
+from lacscope.tracing._batches import Batch, Batches, Logits, Plan, Reading, Scope, prepared
 from lacscope.tracing._branching import RuleKeepsStateError, run_branches
 from lacscope.tracing._halting_pass import make_program
 from lacscope.tracing._inputs import InputError, check_lengths, read_inputs, read_responses

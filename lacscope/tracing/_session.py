@@ -26,17 +26,15 @@ from torch import Tensor
 from lacscope.guards._temporary import Temporary, together
 from lacscope.models._checks import check_blocks
 from lacscope.models.adapters import Adapter, PartialPassError, PassInput, execution_of, first_keys, registered
+from lacscope.models.adapters._private import forward_hooks
 from lacscope.rules import Effect, HaltingRule, needs_of
 from lacscope.tracing._halting_pass import HaltingPass, Program, Readouts, make_program
+from lacscope.tracing._inputs import PaddingWarning
 from lacscope.tracing._recorder import Recorder, Run, going_on_under_plan, under_plan
 
 __all__ = ["PaddingWarning", "RunWarning", "TrainingModeWarning", "halting", "halting_hooks"]
 
 Hook = tuple[str, Callable[..., Tensor | None]]
-
-
-class PaddingWarning(UserWarning):
-    """A batch came without an attention mask: pads cannot be told from ids, so all its tokens count."""
 
 
 class TrainingModeWarning(UserWarning):
@@ -108,7 +106,7 @@ class HaltingSession:
             position=position,
             valid=now,
             sample=self._samples(now) if self._asks_sample and now is not None and not self._stack else None,
-            alone=all(len(point._forward_hooks) == 1 for point in self._residual_points),
+            alone=all(len(forward_hooks(point)) == 1 for point in self._residual_points),
             kept=None if self._stack else self.kept,
             readouts=None if self._stack else self.readouts,
             execution=execution_of(self.adapter.model),

@@ -33,6 +33,7 @@ from lacscope.models.adapters._passes import PassListener as PassListener
 from lacscope.models.adapters._passes import around as around
 from lacscope.models.adapters._passes import around_each as around_each
 from lacscope.models.adapters._passes import first_keys as first_keys
+from lacscope.models.adapters._private import require_private as require_private
 from lacscope.models.adapters._self_check import SelfCheck as SelfCheck
 from lacscope.models.adapters._self_check import known_self_check as known_self_check
 from lacscope.models.adapters._self_check import self_check as self_check
@@ -55,8 +56,10 @@ def adapt(model: Any) -> Adapter:
 def adapter_of(model: Any) -> Adapter:
     """The same, with the model left as it is."""
     if hasattr(model, "original_model") and hasattr(model, "blocks") and hasattr(model, "get_hook_point"):
+        require_private("torch", "transformer-lens")
         return BridgeAdapter(model)
     if hasattr(model, "input_to_embed") and hasattr(model, "hook_dict") and hasattr(model, "blocks"):
+        require_private("torch")
         return HookedTransformerAdapter(model)
     if hasattr(model, "original_model") and hasattr(model, "get_hook_point"):
         raise UnsupportedModelError(_without_blocks(model))

@@ -9,6 +9,8 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lacscope.models.adapters import _private as private
+
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 
 
@@ -20,7 +22,9 @@ def reference_of(bridge: Any) -> tuple[Callable[..., Any] | None, str]:
     for module in original.modules():
         if hasattr(module, "_hf_hook"):
             return None, "accelerate moves the weights of this model about"
-        if any(map(_is_foreign, (*module._forward_hooks.values(), *module._forward_pre_hooks.values()))):
+        if any(
+            map(_is_foreign, (*private.forward_hooks(module).values(), *private.forward_pre_hooks(module).values()))
+        ):
             return None, "modules of the wrapped model carry hooks of their own"
     twin = bare_twin(original)
 
@@ -63,6 +67,6 @@ def _bare(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
         elif getattr(forward, "__self__", None) is module:
             vars(twin)["forward"] = types.MethodType(forward.__func__, twin)
         vars(twin)["_modules"] = {
-            name: None if child is None else _bare(child, made) for name, child in module._modules.items()
+            name: None if child is None else _bare(child, made) for name, child in private.children(module).items()
         }
     return made[id(module)]

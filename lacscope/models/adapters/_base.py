@@ -8,16 +8,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lacscope.guards._temporary import Note, Temporary, temporary, together
+from lacscope.models.adapters import _private as private
 from lacscope.models.adapters._evaluation import evaluating, random_in_training
 from lacscope.models.adapters._offloading import running_device
 from lacscope.models.adapters._ours import Ours
 from lacscope.models.adapters._passes import PassListener, unwatched
+from lacscope.models.adapters._unsupported import UnsupportedModelError as UnsupportedModelError
 
 TokenHook = Callable[..., Any]
-
-
-class UnsupportedModelError(RuntimeError):
-    """A model that cannot be measured, or run, the way that was asked; the message says what is wrong."""
 
 
 class Adapter:
@@ -96,7 +94,9 @@ class Adapter:
     def user_hooked(self) -> bool:
         """True where any hook point has a hook that is not TransformerLens's own."""
         return any(
-            p._backward_hooks or p._forward_pre_hooks or len(p._forward_hooks) > len(_machinery(p))
+            private.backward_hooks(p)
+            or private.forward_pre_hooks(p)
+            or len(private.forward_hooks(p)) > len(_machinery(p))
             for p in self.hook_points()
         )
 
@@ -217,9 +217,9 @@ class Adapter:
 def _hooks_off(note: Note, modules: list[nn.Module]) -> None:
     """Hook points among these modules without any hook but TransformerLens's own."""
     for point in modules:
-        if hasattr(point, "fwd_hooks") and point._forward_hooks:
-            note("hooks put aside", setattr, point, "_forward_hooks", point._forward_hooks)
-            point._forward_hooks = _machinery(point)
+        if hasattr(point, "fwd_hooks") and private.forward_hooks(point):
+            note("hooks put aside", private.set_forward_hooks, point, private.forward_hooks(point))
+            private.set_forward_hooks(point, _machinery(point))
 
 
 @temporary
@@ -251,7 +251,7 @@ def _machinery(point: Any) -> Any:
         for handle in point.fwd_hooks
         if handle.is_permanent and str(getattr(handle.user_hook, "__module__", "")).startswith("transformer_lens.")
     }
-    hooks = point._forward_hooks
+    hooks = private.forward_hooks(point)
     return type(hooks)((id_, hook) for id_, hook in hooks.items() if id_ in own)
 
 
@@ -278,18 +278,18 @@ def users_hooks(note: Note, model: Any, points: list[Any], fwd_hooks: list[tuple
 
 def _take_off_all(model: Any, points: list[Any], hooks: list[Ours]) -> None:
     for point in points:
-        if point._forward_hooks or point.fwd_hooks:
+        if private.forward_hooks(point) or point.fwd_hooks:
             _take_off(point, *hooks)
 
 
 def _take_off(point: Any, *hooks: Ours) -> None:
     # Also one that TransformerLens was interrupted in adding: PyTorch has it, and the point no handle yet.
-    ids = {id_ for id_, made in point._forward_hooks.items() if any(_is_made_of(made, hook) for hook in hooks)}
+    ids = {id_ for id_, made in private.forward_hooks(point).items() if any(_is_made_of(made, hook) for hook in hooks)}
     handles = [one for one in point.fwd_hooks if one.hook.id in ids or any(one.user_hook is hook for hook in hooks)]
     for handle in handles:
         handle.hook.remove()
     for id_ in ids:
-        point._forward_hooks.pop(id_, None)
+        private.forward_hooks(point).pop(id_, None)
     point.fwd_hooks[:] = [kept for kept in point.fwd_hooks if not any(kept is handle for handle in handles)]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lacscope.guards._temporary import Note, Temporary, together
 from lacscope.models.adapters import _decode_state as decode_state
+from lacscope.models.adapters import _private as private
 from lacscope.models.adapters._bare_twin import reference_of
 from lacscope.models.adapters._base import Adapter, UnsupportedModelError, set_forward
 from lacscope.models.adapters._grad_mode import without_gradients
@@ -57,7 +58,7 @@ class BridgeAdapter(Adapter):
         return self.model.get_hook_point(name)
 
     def hook_points(self) -> Iterator[Any]:
-        return iter(self.model._hook_registry.values())
+        return iter(private.hook_registry(self.model).values())
 
     def lean(self, *, forced: bool = False) -> Temporary[None]:
         # In compatibility mode the processed weights live in the bridged submodules.
@@ -104,13 +105,13 @@ class BridgeAdapter(Adapter):
         swapped: list[tuple[nn.Module, str, nn.Module]] = []
         for block in self.model.blocks:
             for parent in list(block.original_component.modules()):
-                for name, child in parent._modules.items():
+                for name, child in private.children(parent).items():
                     original = getattr(child, "original_component", None) if child is not None else None
                     if original is not None and hasattr(child, "hook_out") and _runs_the_original(child):
                         swapped.append((parent, name, child))
         for parent, name, child in swapped:
             note("submodule", _put_back, parent, name, child)
-            parent._modules[name] = child.original_component  # type: ignore[assignment]
+            private.children(parent)[name] = child.original_component  # type: ignore[assignment]
 
     def _make_blocks_direct(self, note: Note) -> None:
         """Blocks that fire their two residual points about the layer and do nothing else.
@@ -163,14 +164,14 @@ class BridgeAdapter(Adapter):
         return [(self.model.original_model, "forward")]
 
     def watch(self, listener: PassListener) -> Temporary[None]:
-        from transformer_lens.model_bridge.exceptions import StopAtLayerException
+        stopped = private.stop_exception()
 
         def outer(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             # The bridge tells its blocks where to start and stop; 0 starts with all of them to run.
             block = self.model.blocks[0]
-            if getattr(block, "_start_at_layer_idx", None) not in (None, 0):
+            if private.start_of(block) not in (None, 0):
                 raise PartialPassError(PARTIAL_PASS.format("start_at_layer"))
-            if getattr(block, "_stop_at_layer_idx", None) is not None:
+            if private.stop_of(block) is not None:
                 raise PartialPassError(PARTIAL_PASS.format("stop_at_layer"))
             given, n_read = _read_transformers_call(forward, args, kwargs)
             listener.open_pass(given)
@@ -184,7 +185,7 @@ class BridgeAdapter(Adapter):
                     raise UnsupportedModelError(NO_STATE.format(self.name))
                 decode_state.count(state, n_read)
                 completed = True
-            except StopAtLayerException:
+            except stopped:
                 # run_with_cache stops by a hook of its own, which tells no block.
                 raise PartialPassError(PARTIAL_PASS.format("stop_at_layer")) from None
             finally:
@@ -277,8 +278,8 @@ def _read_transformers_call(
 
 
 def _put_back(parent: nn.Module, name: str, child: nn.Module) -> None:
-    if parent._modules.get(name) is child.original_component:
-        parent._modules[name] = child
+    if private.children(parent).get(name) is child.original_component:
+        private.children(parent)[name] = child
 
 
 def _runs_the_original(component: Any) -> bool:
@@ -289,9 +290,7 @@ def _runs_the_original(component: Any) -> bool:
 
 def _is_plain(block: Any) -> bool:
     """True for a block with the bridge's common forward, whose layer takes whatever keywords it is given."""
-    from transformer_lens.model_bridge.generalized_components.block import BlockBridge
-
-    return type(block).forward is BlockBridge.forward and _takes_any_keyword(type(block.original_component))  # type: ignore[arg-type]
+    return type(block).forward is private.block_class().forward and _takes_any_keyword(type(block.original_component))  # type: ignore[arg-type]
 
 
 @functools.cache
@@ -327,9 +326,10 @@ def bridged_class(hf_model: Any) -> str | None:
     if hasattr(Factory, "discover_entry_points"):  # 4.x: packages may bring more
         Factory.discover_entry_points()
     name = type(hf_model).__name__
-    if name in Factory._adapters:
+    known_names = private.known_architectures()
+    if name in known_names:
         return name
-    return next((known for known in Factory._adapters if spelled(known) == spelled(name)), None)
+    return next((known for known in known_names if spelled(known) == spelled(name)), None)
 
 
 def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: bool) -> Any:
@@ -341,20 +341,15 @@ def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: boo
     Raises:
         UnsupportedModelError: TransformerLens cannot wrap it.
     """
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    private.require_private("torch", "transformer-lens")
 
     if not residual_only:
         # Attention patterns exist only under eager attention; the public boot path sets this too.
         hf_model.set_attn_implementation("eager")
 
     _keep_one_scale(hf_model)
-
-    def keep_block_points(adapter: Any) -> None:
-        blocks = adapter.component_mapping.get("blocks")
-        if blocks is None:
-            return  # several stacks, or none: refused when it is read
-        blocks.submodules.clear()
-        blocks.hook_aliases = {"hook_resid_pre": "hook_in", "hook_resid_post": "hook_out"}
 
     try:
         return build_bridge_from_module(
@@ -363,7 +358,7 @@ def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: boo
             hf_config=hf_model.config,
             tokenizer=tokenizer,
             model_name=name,
-            post_adapter_hook=keep_block_points if residual_only else None,
+            post_adapter_hook=private.keep_block_points if residual_only else None,
         )
     except (MemoryError, torch.OutOfMemoryError):
         raise

@@ -10,6 +10,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 
 from lacscope.guards._temporary import Note, Temporary, temporary
+from lacscope.models.adapters import _private as private
 
 
 @temporary
@@ -48,10 +49,10 @@ def _leave(mode: torch.inference_mode) -> None:
 @temporary
 def dual_level(note: Note) -> None:
     """Forward-mode derivatives, of the tensors made dual in it."""
-    note("dual level", _exit_levels, forward_ad, forward_ad._current_level)
+    note("dual level", _exit_levels, forward_ad, private.forward_level(forward_ad))
     forward_ad.enter_dual_level()
 
 
 def _exit_levels(_: Any, outer: int) -> None:
-    while forward_ad._current_level > outer:
+    while private.forward_level(forward_ad) > outer:
         forward_ad.exit_dual_level()
