@@ -111,7 +111,7 @@ class BridgeAdapter(Adapter):
                         swapped.append((parent, name, child))
         for parent, name, child in swapped:
             note("submodule", _put_back, parent, name, child)
-            private.children(parent)[name] = child.original_component  # type: ignore[assignment]
+            private.children(parent)[name] = child.original_component
 
     def _make_blocks_direct(self, note: Note) -> None:
         """Blocks that fire their two residual points about the layer and do nothing else.

@@ -25,7 +25,7 @@ forward_hooks: Callable[[nn.Module], Any] = attrgetter("_forward_hooks")
 forward_pre_hooks: Callable[[nn.Module], Any] = attrgetter("_forward_pre_hooks")
 backward_hooks: Callable[[nn.Module], Any] = attrgetter("_backward_hooks")
 forward_level: Callable[[Any], int] = attrgetter("_current_level")
-children: Callable[[nn.Module], dict[str, nn.Module | None]] = attrgetter("_modules")
+children: Callable[[nn.Module], dict[str, Any]] = attrgetter("_modules")
 edits_of: Callable[[Tensor], int] = attrgetter("_version")
 hook_registry: Callable[[Any], dict[str, Any]] = attrgetter("_hook_registry")
 
