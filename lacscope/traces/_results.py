@@ -96,7 +96,8 @@ def _as_dataset(result: Any) -> xr.Dataset:
 
 
 def _check_attributes(kept: xr.Dataset) -> None:
-    for where in (kept, *kept.variables.values()):
+    labelled: list[xr.Dataset | xr.Variable] = [kept, *kept.variables.values()]
+    for where in labelled:
         for name, value in where.attrs.items():
             if isinstance(value, bool) or not isinstance(value, (str, int, float)):
                 raise ValueError(

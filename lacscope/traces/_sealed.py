@@ -89,7 +89,8 @@ def _parsed(source: Path, body: bytes) -> xr.Dataset:
         if result[name].dtype.kind in "OSU":
             result[name] = result[name].astype(object)
         result[name].encoding = {}
-    for kept in (result, *result.variables.values()):
+    labelled: list[xr.Dataset | xr.Variable] = [result, *result.variables.values()]
+    for kept in labelled:
         kept.attrs = {
             key: value.item() if isinstance(value, np.generic) else value for key, value in kept.attrs.items()
         }
