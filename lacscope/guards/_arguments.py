@@ -128,7 +128,7 @@ def text(name: str, value: Any) -> str:
     return value
 
 
-def made_by(name: str, value: Any, kind: type, source: str) -> None:
+def made_by(name: str, value: Any, kind: type | tuple[type, ...], source: str) -> None:
     """Raise ValueError for an argument that is not of the kind that ``source`` gives.
 
     >>> made_by("groups", "x", dict, "groups_by_class(trace)")
@@ -137,7 +137,9 @@ def made_by(name: str, value: Any, kind: type, source: str) -> None:
     ValueError: groups must be a dict, such as groups_by_class(trace) gives; got 'x'.
     """
     if not isinstance(value, kind):
-        raise ValueError(f"{name} must be a {kind.__name__}, such as {source} gives; got {value!r:.80}.")
+        kinds = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        given = f"a {type(value).__name__}" if hasattr(value, "dims") else f"{value!r:.80}"
+        raise ValueError(f"{name} must be a {kinds}, such as {source} gives; got {given}.")
 
 
 def flag(name: str, value: Any) -> bool:

@@ -15,7 +15,7 @@ from lacscope.plots._style import (
     legend_above,
     require_dims,
     require_names,
-    take_axes,
+    take_ax,
 )
 
 AblationMeasure = Literal["kl", "loss"]
@@ -53,7 +53,7 @@ def plot_ablation(ablation: xr.Dataset, ax: Axes | None = None, *, measure: Abla
         raise ValueError(f"measure must be 'kl' or 'loss', got {measure!r}.")
     require_names(ablation, (measure,), "ablation", _MAKER)
     require_dims(ablation[measure], ("sample", "layer"), measure, _MAKER)
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (6.4, 4.0))
+    panel = take_ax(ax, (6.4, 4.0))
     layers = ablation["layer"].values
     values = ablation[measure].transpose("sample", "layer").values
     line = draw_band(panel, layers, values, LINE_LOOKS[0], "layer bypassed")
@@ -91,7 +91,7 @@ def plot_ablation_accuracy(accuracy: xr.Dataset, ax: Axes | None = None) -> Axes
     """
     require_names(accuracy, ("correct", "full_correct"), "accuracy", _ACCURACY_MAKER)
     require_dims(accuracy["correct"], ("sample", "layer"), "correct", _ACCURACY_MAKER)
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (6.4, 3.8))
+    panel = take_ax(ax, (6.4, 3.8))
     layers = accuracy["layer"].values
     full = float(accuracy["full_correct"].mean())
     without = accuracy["correct"].mean("sample").values

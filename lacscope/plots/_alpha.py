@@ -10,7 +10,7 @@ from lacscope.plots._style import (
     phases_of,
     require_dims,
     require_names,
-    take_axes,
+    take_ax,
     usage_label,
     usage_title,
 )
@@ -40,7 +40,7 @@ def plot_usage_by_alpha(usage: xr.DataArray, ax: Axes | None = None) -> Axes:
     """
     require_dims(usage, ("alpha", "phase"), "usage", _MAKER)
     require_names(usage, ("alpha", "phase", "n"), "usage", _MAKER)
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (5.0, 3.8))
+    panel = take_ax(ax, (5.0, 3.8))
     ordered = usage.sortby("alpha")
     handles = []
     for phase in phases_of(usage, "usage"):

@@ -14,7 +14,7 @@ from lacscope.plots._style import (
     legend_above,
     require_dims,
     require_names,
-    take_axes,
+    take_ax,
     whole_numbers,
 )
 
@@ -48,7 +48,7 @@ def plot_angular_distance(result: xr.Dataset, ax: Axes | None = None, *, scaled:
     require_dims(values, ("n", "layer"), str(values.name), _DISTANCE_MAKER)
     n_layers = result.sizes["layer"]
     wide = float(np.clip(0.15 * n_layers, 4.4, 9.0))
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (wide + 1.2, wide))
+    panel = take_ax(ax, (wide + 1.2, wide))
     image = panel.imshow(
         values.transpose("n", "layer").values,
         cmap=mpl.colormaps[mpl.rcParams["image.cmap"]].with_extremes(bad=_UNDEFINED),
@@ -107,7 +107,7 @@ def plot_state_similarity(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     values = result["mean_similarity"]
     require_dims(values, ("state", "other_state"), "mean_similarity", _SIMILARITY_MAKER)
     wide = float(np.clip(0.13 * result.sizes["state"], 4.2, 8.0))
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (wide + 1.1, wide + 0.8))
+    panel = take_ax(ax, (wide + 1.1, wide + 0.8))
     image = panel.imshow(
         values.values,
         vmin=-1.0 if bool((values < 0).any()) else 0.0,

@@ -15,7 +15,7 @@ from lacscope.plots._style import (
     legend_above,
     require_dims,
     require_names,
-    take_axes,
+    take_ax,
 )
 
 _CONTRIBUTIONS = ("attn_contribution", "mlp_contribution", "block_contribution")
@@ -82,7 +82,7 @@ def _spans_widely(lines: Sequence[ArrayLike]) -> bool:
 def _draw(result: xr.Dataset, ax: Axes | None, names: tuple[str, ...], needed: str, maker: str) -> Axes:
     require_names(result, ("sample", "layer", "n_tokens", needed), "the result", maker)
     require_dims(result, ("sample", "layer"), "the result", maker)
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (6.4, 4.4))
+    panel = take_ax(ax, (6.4, 4.4))
     lines = draw_variables(panel, result, names, "layer", weight="n_tokens")
     label_layers(panel, result["layer"].values)
     legend_above(panel, lines, POOLED_WORDS, ncols=2)

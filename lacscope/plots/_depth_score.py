@@ -11,7 +11,7 @@ from lacscope.plots._style import (
     legend_above,
     require_dims,
     require_names,
-    take_axes,
+    take_ax,
 )
 
 _MAKER = "lacscope.model_measures.depth_scores(groups)"
@@ -48,7 +48,7 @@ def plot_depth_scores(scores: xr.Dataset, ax: Axes | None = None) -> Axes:
     require_names(scores, ("score", "low", "high", "group", "measure", "n_samples"), "scores", _MAKER)
     require_dims(scores["score"], ("group", "measure"), "scores", _MAKER)
     n_groups = scores.sizes["group"]
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (max(4.2, 1.6 + 1.0 * n_groups), 3.6))
+    panel = take_ax(ax, (max(4.2, 1.6 + 1.0 * n_groups), 3.6))
     places = np.arange(n_groups)
     handles = []
     for side, measure in zip((-_SIDE, _SIDE), _LOOKS, strict=True):

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from lacscope.plots._style import SMALL, caption, caption_below, label_layers, require_dims, require_names, take_axes
+from lacscope.plots._style import SMALL, caption, caption_below, label_layers, require_dims, require_names, take_ax
 
 _MAKER = "lacscope.model_measures.effective_depths(cosine, kl, overlap)"
 _LOOKS = {
@@ -36,7 +36,7 @@ def plot_effective_depths(depths: xr.Dataset, ax: Axes | None = None) -> Axes:
     """
     require_names(depths, ("layer", "depth", "criterion"), "depths", _MAKER)
     require_dims(depths["layer"], ("criterion",), "depths", _MAKER)
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (6.0, 2.6))
+    panel = take_ax(ax, (6.0, 2.6))
     rows = range(len(_LOOKS))
     for row, (criterion, (color, marker, _)) in zip(rows, _LOOKS.items(), strict=True):
         here = depths.sel(criterion=criterion)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from lacscope.plots._bands import LINE_LOOKS
 from lacscope.plots._marks import draw_intervals
-from lacscope.plots._style import legend_above, require_names, take_axes
+from lacscope.plots._style import legend_above, require_names, take_ax
 
 _MAKER = "lacscope.usage_by_group(trace, groups, values=..., seed=0)"
 _DODGE = 0.13
@@ -52,7 +52,7 @@ def plot_effects_by_group(found: xr.Dataset, ax: Axes | None = None) -> Axes:
         raise ValueError(
             f"'found' has {len(names)} variables kl_...; a figure tells {len(LINE_LOOKS)} apart: drop some."
         )
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (4.6, 1.9 + 0.34 * found.sizes["group"]))
+    panel = take_ax(ax, (4.6, 1.9 + 0.34 * found.sizes["group"]))
     places = np.arange(found.sizes["group"])
     offsets = _DODGE * (np.arange(len(names)) - (len(names) - 1) / 2) * 2
     handles = []

@@ -5,6 +5,7 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
+from lacscope.guards._arguments import made_by
 from lacscope.plots._bands import QUANTILES
 from lacscope.plots._style import (
     Handle,
@@ -14,7 +15,7 @@ from lacscope.plots._style import (
     label_layers,
     legend_above,
     require_names,
-    take_axes,
+    take_ax,
 )
 
 _BAR, _SPREAD = "#0072B2", "0.15"
@@ -44,6 +45,7 @@ def plot_importance(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     >>> plot_importance(z_density(tiny_model(n_layers=3))).get_xlabel()
     'layer'
     """
+    made_by("result", result, xr.Dataset, _MAKER)
     if "importance" not in result.attrs:
         raise ValueError(
             f"the result has no attribute 'importance' that names its ranking. Give what {_MAKER} returns."
@@ -55,7 +57,7 @@ def plot_importance(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     if extra:
         raise ValueError(f"'{name}' has an extra dimension '{extra[0]}'; a ranking is over (sample, layer).")
     layers = values["layer"].values
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (float(np.clip(0.16 * len(layers), 4.6, 9.0)), 3.9))
+    panel = take_ax(ax, (float(np.clip(0.16 * len(layers), 4.6, 9.0)), 3.9))
     by_sample = values.transpose("sample", "layer").values if "sample" in values.dims else values.values[None]
     present = by_sample[~np.isnan(by_sample).all(axis=1)]
     words, units = str(values.attrs.get("long_name", name)), str(values.attrs.get("units", "1"))

@@ -1,11 +1,10 @@
 """Linear maps between two models: error by pair of states."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from lacscope.plots._style import SMALL, caption, caption_below, require_dims, require_names, whole_numbers
+from lacscope.plots._style import SMALL, caption, caption_below, require_dims, require_names, take_ax, whole_numbers
 
 _MAKER = "lacscope.model_measures.linear_maps(model_a, model_b, prompts)"
 
@@ -29,8 +28,7 @@ def plot_linear_maps(maps: xr.Dataset, ax: Axes | None = None) -> Axes:
     require_names(maps, ("sample", "state_a", "state_b", "error"), "maps", _MAKER)
     require_dims(maps["error"], ("sample", "state_a", "state_b"), "maps", _MAKER)
     values = maps["error"].mean("sample").transpose("state_a", "state_b").values
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6.2, 5.4), layout="constrained")
+    ax = take_ax(ax, (6.2, 5.4))
     image = ax.imshow(
         values, cmap="cividis", vmin=0.0, vmax=1.0, origin="lower", aspect="auto", interpolation="nearest"
     )

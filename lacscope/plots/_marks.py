@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import FixedLocator
 
+from lacscope.guards._arguments import made_by
 from lacscope.plots._style import counted
 
 SUMMARY_MAKER = "lacscope.reproduction.scores.summarise"
@@ -36,6 +37,7 @@ EFFECT_LOOKS = {
 
 def require_columns(table: pd.DataFrame, wanted: Iterable[str], name: str, maker: str) -> None:
     """ValueError where ``table`` lacks a column of ``wanted``."""
+    made_by(name, table, pd.DataFrame, maker)
     missing = [column for column in wanted if column not in table.columns]
     if missing:
         raise ValueError(

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, SymmetricalLogLocator
 from matplotlib.transforms import BboxTransformTo, ScaledTranslation, blended_transform_factory
 
+from lacscope.guards._arguments import one_of
 from lacscope.plots._style import (
     LOOKS,
     SMALL,
@@ -75,8 +76,7 @@ def plot_norms(
 
 
 def _check(profile: xr.Dataset, style: str) -> None:
-    if style not in ("quartiles", "paper"):
-        raise ValueError(f"style must be 'quartiles' or 'paper', got {style!r}.")
+    one_of("style", style, ("quartiles", "paper"))
     require_names(profile, (*_VARIABLES, "quantity", "phase"), "profile", _MAKER)
     require_dims(profile, ("quantity", "phase", "layer"), "profile", _MAKER)
     held = [str(quantity) for quantity in profile["quantity"].values]

@@ -11,7 +11,7 @@ from lacscope.plots._style import (
     legend_above,
     require_dims,
     require_names,
-    take_axes,
+    take_ax,
 )
 
 _MAKER = "lacscope.trace_analyses.painters_curves(scores, chance)"
@@ -65,7 +65,7 @@ def plot_painters_curves(curves: xr.Dataset, text: str | None = None, ax: Axes |
     unknown = [kind for kind in kinds if kind not in _LOOKS]
     if unknown:
         raise ValueError(f"no look for the kind of plan {unknown[0]!r}; known are {', '.join(_LOOKS)}.")
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (6.0, 4.6))
+    panel = take_ax(ax, (6.0, 4.6))
     starts = curves["start"].values
     handles = []
     for place, kind in enumerate(kinds):

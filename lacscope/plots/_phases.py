@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lacscope.plots._marks import draw_intervals, require_columns, require_one
-from lacscope.plots._style import LOOKS, SMALL, fit_width, take_axes
+from lacscope.plots._style import LOOKS, SMALL, fit_width, take_ax
 
 _COLUMNS = ("matched_on", "difference", "low", "high", "coverage")
 _MAKER = "lacscope.trace_analyses.matched_difference"
@@ -42,7 +42,7 @@ def plot_phase_control(matched: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     require_columns(matched, _COLUMNS, "matched", _MAKER)
     require_one(matched, [name for name in ("alpha", "of") if name in matched], "matched")
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (7.4, 1.7 + 0.36 * len(matched)))
+    panel = take_ax(ax, (7.4, 1.7 + 0.36 * len(matched)))
     rows = matched.reset_index(drop=True).rename(columns={"low": "difference_low", "high": "difference_high"})
     color = LOOKS["decode"].color
     panel.axvline(0.0, color="0.4", linewidth=0.9)

@@ -12,7 +12,7 @@ from lacscope.plots._style import (
     legend_above,
     require_dims,
     require_names,
-    take_axes,
+    take_ax,
     whole_numbers,
 )
 
@@ -41,7 +41,7 @@ def plot_sleb(removal: xr.Dataset, ax: Axes | None = None) -> Axes:
     """
     require_names(removal, ("removed", "perplexity"), "removal", _SLEB_MAKER)
     require_dims(removal["perplexity"], ("step",), "perplexity", _SLEB_MAKER)
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (_width(removal), 4.0))
+    panel = take_ax(ax, (_width(removal), 4.0))
     look = LINE_LOOKS[0]
     values = removal["perplexity"].values
     panel.plot(removal["step"].values, values, color=look.color, marker=look.marker, markerfacecolor="white")
@@ -73,7 +73,7 @@ def plot_greedy(removal: xr.Dataset, ax: Axes | None = None) -> Axes:
     """
     require_names(removal, ("removed", "kept", "accuracy"), "removal", _GREEDY_MAKER)
     require_dims(removal["accuracy"], ("step", "task"), "accuracy", _GREEDY_MAKER)
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (_width(removal), 4.0))
+    panel = take_ax(ax, (_width(removal), 4.0))
     steps, kept = removal["step"].values, removal["kept"].values
     lines = panel.plot(steps, kept, color="black", marker="o", markerfacecolor="white", label="mean of the tasks")
     highest = kept

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -17,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
+from lacscope.guards._arguments import made_by
 from lacscope.guards._shown import plain
 from lacscope.guards._temporary import Note, temporary
 from lacscope.traces._schema import PHASES
@@ -66,6 +68,12 @@ def style(note: Note) -> None:
     mpl.rcParams.update(settings)
 
 
+def take_ax(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
+    """The given axes, or those of a new figure; ValueError for what is none."""
+    (panel,) = take_axes(None if ax is None else [ax], (1.0,), figsize)
+    return panel
+
+
 def take_axes(
     axes: Sequence[Axes] | np.ndarray | None, width_ratios: Sequence[float], figsize: tuple[float, float]
 ) -> np.ndarray:
@@ -74,17 +82,24 @@ def take_axes(
     if axes is None:
         _, made = plt.subplots(1, n, figsize=figsize, width_ratios=width_ratios, layout="constrained", squeeze=False)
         return made[0]
-    given = np.asarray(axes, dtype=object).ravel()
+    given = _flat(axes)
     if len(given) != n:
         raise ValueError(
             f"this plot draws on {n} axes, got {len(given)}. Pass axes=plt.subplots(1, {n})[1], "
             "or leave axes out for a new figure."
         )
-    return given
+    for one in given:
+        made_by("axes" if n > 1 else "ax", one, Axes, f"plt.subplots(1, {n})")
+    return np.array(given, dtype=object)
+
+
+def _flat(axes: Any) -> list[Any]:
+    return [one for part in axes for one in _flat(part)] if isinstance(axes, (list, tuple, np.ndarray)) else [axes]
 
 
 def require_dims(array: xr.DataArray | xr.Dataset, dims: Sequence[str], name: str, maker: str) -> None:
     """ValueError where ``array`` has other dimensions than ``dims``; the order does not matter."""
+    made_by(name, array, (xr.DataArray, xr.Dataset), maker)
     present = [str(dim) for dim in array.dims]
     missing = [dim for dim in dims if dim not in present]
     if missing:
@@ -103,6 +118,7 @@ def require_dims(array: xr.DataArray | xr.Dataset, dims: Sequence[str], name: st
 
 def require_names(given: xr.DataArray | xr.Dataset, wanted: Sequence[str], name: str, maker: str) -> None:
     """ValueError where ``given`` lacks a variable or coordinate of ``wanted``."""
+    made_by(name, given, (xr.DataArray, xr.Dataset), maker)
     present = [*given.coords, *(given.data_vars if isinstance(given, xr.Dataset) else ())]
     missing = [key for key in wanted if key not in present]
     if missing:

@@ -14,7 +14,7 @@ from lacscope.plots._style import (
     legend_above,
     require_dims,
     require_names,
-    take_axes,
+    take_ax,
 )
 
 NormSignal = Literal["norm_sum", "excess", "count_above", "late_excess"]
@@ -60,7 +60,7 @@ def plot_norm_signals(
     ranked, held = (one["sample"].values.tolist() for one in (ranking, signals))
     if ranked != held:
         raise ValueError(f"'ranking' has samples {ranked}, 'signals' {held}. Give what {_RANK_MAKER} returns.")
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (6.4, 4.2))
+    panel = take_ax(ax, (6.4, 4.2))
     layers = signals["layer"].values
     order = np.argsort(ranking["rank"].values, kind="stable")
     handles = []
@@ -113,7 +113,7 @@ def plot_share_right(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     """
     require_names(found, ("share", "low", "high", "chance", "signal"), "found", _SHARE_MAKER)
     require_dims(found["share"], ("signal",), "share", _SHARE_MAKER)
-    (panel,) = take_axes(None if ax is None else [ax], (1.0,), (6.4, 3.2))
+    panel = take_ax(ax, (6.4, 3.2))
     look = LINE_LOOKS[0]
     for place, name in enumerate(found["signal"].values):
         one = found.sel(signal=name)

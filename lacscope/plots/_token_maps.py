@@ -1,13 +1,21 @@
 """Maps of one sample, states along y and its tokens along x: residual erasure, integrated gradients."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from lacscope.plots._style import SMALL, caption, caption_below, fit_width, require_dims, require_names, whole_numbers
+from lacscope.plots._style import (
+    SMALL,
+    caption,
+    caption_below,
+    fit_width,
+    require_dims,
+    require_names,
+    take_ax,
+    whole_numbers,
+)
 from lacscope.plots._token_labels import label_tokens
 
 _ANSWER = "#D55E00"
@@ -109,9 +117,8 @@ def draw_token_map(
 ) -> Axes:
     """Draw ``values`` on ``ax`` or a new figure, with the tokens' texts, the answer set off, and a colour bar."""
     n_states, n_tokens = values.shape
-    if ax is None:
-        size = float(np.clip(2.6 + 0.17 * n_tokens, 5.5, 20.0)), float(np.clip(3.0 + 0.09 * n_states, 3.8, 9.5))
-        _, ax = plt.subplots(figsize=size, layout="constrained")
+    size = float(np.clip(2.6 + 0.17 * n_tokens, 5.5, 20.0)), float(np.clip(3.0 + 0.09 * n_states, 3.8, 9.5))
+    ax = take_ax(ax, size)
     image = ax.imshow(
         values, cmap=cmap, vmin=limits[0], vmax=limits[1], origin="lower", aspect="auto", interpolation="nearest"
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from jaxtyping import Int
@@ -14,7 +13,8 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import ScaledTranslation
 
-from lacscope.plots._style import POINTS_PER_INCH, SMALL, counted, legend_above, require_dims, whole_numbers
+from lacscope.guards._arguments import ANY, made_by, whole_number
+from lacscope.plots._style import POINTS_PER_INCH, SMALL, counted, legend_above, require_dims, take_ax, whole_numbers
 from lacscope.plots._token_labels import label_tokens
 from lacscope.traces._schema import PHASES, require_distinct_samples, rule_of, validate
 from lacscope.traces._voids import resolve_voids
@@ -63,8 +63,7 @@ def plot_void_map(
     index = _sample_index(trace, sample)
     shown = _positions(int(trace["valid"].values[index].sum()), tokens)
     rows = trace.isel(sample=index, token=shown)
-    if ax is None:
-        _, ax = plt.subplots(figsize=_figure_size(len(shown), trace.sizes["layer"]), layout="constrained")
+    ax = take_ax(ax, _figure_size(len(shown), trace.sizes["layer"]))
     _draw_cells(ax, mask.isel(sample=index, token=shown).transpose("layer", "token"), shown)
     _mark_phases(ax, rows["phase"].values, shown)
     _mark_sinks(ax, shown[rows["sink"].values])
@@ -97,14 +96,15 @@ def _mask_of(trace: xr.Dataset, void: xr.DataArray | None) -> xr.DataArray:
 
 
 def _sample_index(trace: xr.Dataset, sample: int | np.integer) -> int:
-    held = list(trace["sample"].values)
-    if sample not in held:
+    held = trace["sample"].values.tolist()
+    if whole_number("sample", sample, least=ANY) not in held:
         raise ValueError(f"the trace has no sample {sample}; choose one of {', '.join(map(str, held))}.")
-    return held.index(sample)
+    return held.index(int(sample))
 
 
 def _positions(n_tokens: int, tokens: slice | None) -> Int[np.ndarray, " token"]:
-    wanted = tokens or slice(None)
+    wanted = slice(None) if tokens is None else tokens
+    made_by("tokens", wanted, slice, "slice(0, 40)")
     if wanted.step not in (None, 1):
         raise ValueError(f"tokens must be a slice without a step, got {wanted}: the map shows neighbouring tokens.")
     shown = np.arange(n_tokens)[wanted]

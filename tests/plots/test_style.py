@@ -65,7 +65,7 @@ assert "torch" not in sys.modules, "torch was imported"
 try:
     plots.plot_norms(profile, style="thesis")
 except ValueError as error:
-    assert str(error) == "style must be 'quartiles' or 'paper', got 'thesis'.", error
+    assert str(error) == "unknown style 'thesis'; choose one of 'quartiles', 'paper'.", error
 else:
     raise AssertionError("an unknown style was accepted")
 """
