@@ -11,6 +11,8 @@ from lacscope.cli._app import app
 from lacscope.model_measures import CSORDAS_PROMPT_FORMAT
 from lacscope.models._checks import UnsupportedModelError
 
+pytestmark = pytest.mark.once
+
 LINE = " ".join(["the river is deep and cold"] * 20)
 
 

@@ -11,6 +11,8 @@ import pytest
 import lacscope
 from lacscope.testing import synthetic_trace, tiny_transformers_model
 
+pytestmark = pytest.mark.once
+
 
 class Result:
     def __init__(self, code: int, out: str) -> None:

@@ -24,6 +24,8 @@ from lacscope.cli._harness import (
 )
 from lacscope.tracing._inputs import InputError
 
+pytestmark = pytest.mark.once
+
 
 def usage(prefill: float, decode: float | None, early: int) -> dict[str, Any]:
     tokens = {"prefill": 30, "decode": 0 if decode is None else 4}

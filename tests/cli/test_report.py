@@ -9,6 +9,8 @@ from lacscope.cli._report import EffectRow, _ranges, write_report
 from lacscope.plots._saving import FIGURES, save_figures
 from lacscope.testing import synthetic_trace
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def written(tmp_path: Path) -> str:

@@ -10,6 +10,8 @@ from lacscope.cli._app import app
 from lacscope.cli._reproduce import parse_alphas
 from lacscope.reproduction._studies import open_studies
 
+pytestmark = pytest.mark.once
+
 SMALL = (
     *("--limit", "6", "--generate-at", "0.8", "--generate-limit", "3", "--max-new-tokens", "3"),
     *("--alphas", "0.1,0.8", "--control-limit", "3", "--control-seeds", "1"),

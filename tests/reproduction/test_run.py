@@ -32,6 +32,8 @@ from lacscope.reproduction.sweep._store import StoreError
 from lacscope.tasks._registry import TASKS
 from lacscope.testing import synthetic_norms, synthetic_scores
 
+pytestmark = pytest.mark.once
+
 SETTINGS = ReproductionSettings(
     alphas=(0.0, 0.1, 0.8),
     generate_alphas=(0.8,),

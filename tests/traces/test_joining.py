@@ -12,6 +12,8 @@ from lacscope.traces._joining import join_traces, stack_rules
 from lacscope.traces._schema import NORMS, TOKEN_COORDS, TraceError
 from lacscope.traces._voids import voids
 
+pytestmark = pytest.mark.once
+
 RULES = ['{"alpha": 0.5, "name": "A"}', '{"alpha": 0.8, "name": "A"}']
 
 

@@ -11,6 +11,8 @@ from oracle import lac_margins, lac_voids
 
 from lacscope.traces._lac import check_alpha, lac_thresholds
 
+pytestmark = pytest.mark.once
+
 LAYERS, TOKENS = st.integers(1, 9), st.integers(1, 4)
 ALPHAS = st.floats(0, 4, width=32)
 # Whole numbers of 1/64 make sums and differences exact in float32 too: what is left is the rule itself.

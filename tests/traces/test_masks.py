@@ -19,6 +19,8 @@ from lacscope.traces._masks import VoidMask
 from lacscope.traces._schema import SampleTrace, TraceError, build
 from lacscope.traces._voids import recorded_voids, voids
 
+pytestmark = pytest.mark.once
+
 Cells = list[tuple[int, int, int, float]]  # sample, layer, token, 1 at a void
 ATTRS = {"model": "m", "rule": '{"alpha": 0.5, "name": "L2AdaptiveComputation", "unit": "block"}', "effect": "observe"}
 LAYERS = 4

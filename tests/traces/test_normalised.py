@@ -25,6 +25,8 @@ from lacscope.traces._joining import join_traces
 from lacscope.traces._schema import TraceError, open_trace, save_trace, validate
 from lacscope.traces._voids import recorded_voids, voids
 
+pytestmark = pytest.mark.once
+
 
 def made() -> xr.Dataset:
     trace = synthetic_trace()

@@ -3,10 +3,14 @@
 import importlib
 import json
 
+import pytest
+
 from lacscope import model_measures as depth_efficiency
 from lacscope import model_measures as importance
 from lacscope.trace_analyses import _tell_tale as tell_tale
 from lacscope.traces._provenance import Preset, result_attrs, with_samples
+
+pytestmark = pytest.mark.once
 
 # The package has functions of its modules' names.
 depth_scores_module = importlib.import_module("lacscope.model_measures._depth_score")

@@ -33,6 +33,8 @@ from lacscope.traces._schema import (
 )
 from lacscope.traces._voids import recorded_voids, voids
 
+pytestmark = pytest.mark.once
+
 ATTRS = {"model": "hand-made", "rule": None, "effect": "observe"}
 RULES = ['{"alpha": 0.5, "name": "A"}', '{"alpha": 0.8, "name": "A"}']
 

@@ -21,6 +21,8 @@ from lacscope.reproduction.sweep._runner import Share, make_spec, run_shards
 from lacscope.reproduction.sweep._store import Store
 from lacscope.tracing._questions import read_questions
 
+pytestmark = pytest.mark.once
+
 HERE = Path(__file__).parent
 
 

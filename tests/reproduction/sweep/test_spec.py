@@ -8,6 +8,8 @@ from toy import LAC, spec
 
 from lacscope.reproduction.sweep._spec import FULL, Condition, SweepSpec
 
+pytestmark = pytest.mark.once
+
 CHANGES = {
     "weights": "ab",
     "dtype": "bfloat16",

@@ -11,6 +11,8 @@ from toy import spec
 from lacscope.reproduction.sweep._store import Store, StoreError, read_spec
 from lacscope.traces._atomic import write_atomically
 
+pytestmark = pytest.mark.once
+
 TABLE = pd.DataFrame({"sample": [3, 1], "active_prefill": [[1, 2], [3, 4]]})
 
 
