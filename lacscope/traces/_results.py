@@ -14,7 +14,7 @@ from lacscope.traces._sealed import read_result, write_sealed
 
 _KIND, _NAME, _SAVED = "lacscope_kind", "lacscope_name", "saved"
 _ARRAY = "lacscope_array"
-_ROW = "row"
+_ROW = "lacscope_row"
 _SCHEMA = "lacscope_schema"
 
 
@@ -25,7 +25,8 @@ def save(result: xr.Dataset | xr.DataArray | pd.DataFrame, path: str | os.PathLi
     or a kill leaves the old file as it was; any netCDF reader opens it. The attribute ``saved`` is the time, in UTC.
 
     Args:
-        result: a Dataset (such as a trace), a DataArray (such as a mask or a usage), or a DataFrame with a plain index.
+        result: a Dataset (such as a trace), a DataArray (such as a mask or a usage), or a DataFrame whose rows are
+            numbered from 0 and whose columns have a name each and no missing text.
         path: the file, ``.nc`` by custom.
 
     Returns:
@@ -85,14 +86,32 @@ def _as_dataset(result: Any) -> xr.Dataset:
         kind = "VoidMask" if isinstance(result, VoidMask) else "DataArray"
         return plain.to_dataset().assign_attrs({_KIND: kind, _NAME: "" if result.name is None else str(result.name)})
     if isinstance(result, pd.DataFrame):
-        if not isinstance(result.index, pd.RangeIndex):
-            raise ValueError("the table has an index of its own: make it a column first, with .reset_index().")
+        _check_table(result)
         columns = {str(name): (_ROW, result[name].to_numpy()) for name in result}
         return xr.Dataset(columns, attrs={**result.attrs, _KIND: "DataFrame"})
     raise ValueError(
         f"save takes a Dataset, a DataArray or a DataFrame, got a {type(result).__name__}: give what trace, voids or "
         "an analysis returned."
     )
+
+
+def _check_table(table: pd.DataFrame) -> None:
+    """Refuse what a file would give back as something else, or not at all."""
+    if not table.index.equals(pd.RangeIndex(len(table))):
+        raise ValueError("the table has an index of its own: make it a column first, with .reset_index().")
+    names = list(table.columns)
+    unfit = [name for name in names if not isinstance(name, str) or names.count(name) > 1 or name == _ROW]
+    if unfit:
+        raise ValueError(
+            f"column {unfit[0]!r} cannot be kept under its name: a file's columns are text, each once, and none is "
+            f"{_ROW!r}. Rename it, with .rename(columns=...)."
+        )
+    for name in names:
+        if not pd.api.types.is_numeric_dtype(table[name]) and table[name].isna().any():
+            raise ValueError(
+                f"column {name!r} has cells without a value, and a file keeps those of numbers alone: fill them, for "
+                "instance with .fillna('')."
+            )
 
 
 def _check_attributes(kept: xr.Dataset) -> None:

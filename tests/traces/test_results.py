@@ -50,6 +50,29 @@ def test_a_table_comes_back_as_it_was(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(lacscope.open(lacscope.save(table, tmp_path / "t.nc")), table)
 
 
+def test_a_column_named_row_is_kept(tmp_path: Path) -> None:
+    table = pd.DataFrame({"row": [5, 6], "n": [3, 4]})
+    pd.testing.assert_frame_equal(lacscope.open(lacscope.save(table, tmp_path / "t.nc")), table)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (pd.DataFrame({"a": ["x", None]}), r"column 'a' has cells without a value, .*: fill them"),
+        (pd.DataFrame({1: [1, 2]}), r"column 1 cannot be kept under its name: .* Rename it"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), r"column 'a' cannot be kept under its name"),
+        (pd.DataFrame({"lacscope_row": [1]}), r"column 'lacscope_row' cannot be kept under its name"),
+        (pd.DataFrame({"a": [1, 2, 3]}).iloc[1:], r"an index of its own: .*reset_index"),
+        (pd.DataFrame({"a": [1]}, index=["x"]), r"an index of its own: .*reset_index"),
+    ],
+    ids=["missing text", "number as name", "name twice", "own name", "rows cut", "labels"],
+)
+def test_a_table_that_would_come_back_as_another_is_refused(table: pd.DataFrame, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        lacscope.save(table, tmp_path / "t.nc")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = lacscope.save(VOID, tmp_path / "r.nc")
     raw = bytearray(path.read_bytes())
