@@ -129,17 +129,18 @@ def text(name: str, value: Any) -> str:
 
 
 def made_by(name: str, value: Any, kind: type | tuple[type, ...], source: str) -> None:
-    """Raise ValueError for an argument that is not of the kind that ``source`` gives.
+    """Raise ValueError for an argument that is not of its kind; ``source`` is a call or a name that is.
 
     >>> made_by("groups", "x", dict, "groups_by_class(trace)")
     Traceback (most recent call last):
     ...
-    ValueError: groups must be a dict, such as groups_by_class(trace) gives; got 'x'.
+    ValueError: groups must be a dict, such as groups_by_class(trace); got 'x'.
     """
     if not isinstance(value, kind):
         kinds = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
         given = f"a {type(value).__name__}" if hasattr(value, "dims") else f"{value!r:.80}"
-        raise ValueError(f"{name} must be a {kinds}, such as {source} gives; got {given}.")
+        article = "an" if kinds[0] in "AEIOU" else "a"
+        raise ValueError(f"{name} must be {article} {kinds}, such as {source}; got {given}.")
 
 
 def flag(name: str, value: Any) -> bool:

@@ -7,6 +7,7 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 
+from lacscope.guards._arguments import made_by
 from lacscope.model_measures._angles import angle
 from lacscope.model_measures._last_state import LastState, check_last_state, states_of
 from lacscope.model_measures._residuals import Residuals
@@ -76,6 +77,7 @@ def angular_distance(
     (3, True)
     """
 
+    made_by("preset", preset, Preset, "GROMOV_ANGULAR")
     check_last_state(model, last_state)
 
     def measure(read: Residuals) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from lacscope.guards._arguments import ANY, whole_number, whole_numbers
+from lacscope.guards._arguments import ANY, listed, whole_number, whole_numbers
 from lacscope.model_measures._skip_influence import Variants
 from lacscope.tracing._inputs import InputError
 
@@ -75,6 +75,7 @@ def check_cuts(cuts: Sequence[Sequence[int]], lengths: Sequence[int], keep_first
     >>> check_cuts([[3, 5]], [6], keep_first=1)
     [[3, 5]]
     """
+    cuts = listed("cuts", cuts, "lists, one for each prompt")
     if len(cuts) != len(lengths):
         raise ValueError(f"cuts has {len(cuts)} lists for {len(lengths)} prompts: give one list for each prompt.")
     for sample, (own, length) in enumerate(zip(cuts, lengths, strict=True)):

@@ -7,7 +7,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from lacscope.guards._arguments import whole_number
+from lacscope.guards._arguments import one_of, whole_number
 from lacscope.model_measures._answered import Answered, answer_logits, map_over_tokens, read_answered
 from lacscope.model_measures._prompts import CSORDAS_QUESTIONS_DATA
 from lacscope.model_measures._residuals import Hook, Residuals, read_residuals, rerun
@@ -115,8 +115,7 @@ def integrated_gradients(
 
 def _ratios(steps: int, points: str) -> Float[Tensor, " step"]:
     offsets = {"left": 0.0, "midpoint": 0.5}
-    if points not in offsets:
-        raise ValueError(f"points must be one of {', '.join(map(repr, offsets))}; got {points!r}.")
+    one_of("points", points, offsets)
     whole_number("steps", steps, least=1)
     return (torch.arange(steps) + offsets[points]) / steps
 

@@ -100,6 +100,8 @@ def local_skip_influence(
     if reach not in ("current", "future"):
         raise ValueError(f"reach is 'current' or 'future', got {reach!r}.")
     whole_number("batch_size", batch_size, least=1)
+    for name, value, least in (("n_cuts", n_cuts, 1), ("seed", seed, 0), ("first", first, 0)):
+        whole_number(name, value, least=least)
     if reach == "current" and cuts is not None:
         raise ValueError("cuts= goes with reach='future'; with 'current' no prompt is cut.")
     rows = read_rows(model, inputs, "block", keep_first, max_tokens)

@@ -4,13 +4,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from lacscope.guards._arguments import flag
 from lacscope.model_measures._residuals import Residuals
 from lacscope.traces._schema import find_sinks
 
 
 def kept_tokens(read: Residuals, exclude_sinks: bool) -> Bool[Tensor, " pos"]:
     """True at the tokens that count: all, or those that are no sinks (:func:`lacscope.traces.find_sinks`)."""
-    if not exclude_sinks:
+    if not flag("exclude_sinks", exclude_sinks):
         return torch.ones_like(read.tokens, dtype=torch.bool)
     norms = torch.linalg.vector_norm(read.stream[1:], dim=-1, dtype=torch.float32)
     return torch.from_numpy(~find_sinks(norms.cpu().numpy())).to(read.tokens.device)

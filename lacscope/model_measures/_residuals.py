@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lacscope.guards._arguments import hook_pairs, whole_number_or_none
+from lacscope.guards._arguments import flag, hook_pairs, whole_number_or_none
 from lacscope.guards._temporary import Temporary, together
 from lacscope.models._checks import check_blocks, require_full, require_sublayers
 from lacscope.models.adapters import Adapter, registered, reordering_plan, without_gradients
@@ -75,7 +75,7 @@ def read_residuals(
     """
     whole_number_or_none("max_tokens", max_tokens, least=1)
     adapter = check_blocks(model, lean=True)
-    if sublayers:
+    if flag("sublayers", sublayers):
         require_sublayers(adapter)
     rows = [ids[:max_tokens] for ids in read_inputs(adapter, inputs)]
     check_lengths(adapter, rows, 0)

@@ -15,7 +15,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lacscope.guards._arguments import ANY, whole_number, whole_numbers
+from lacscope.guards._arguments import ANY, made_by, whole_number, whole_numbers
 from lacscope.model_measures._residuals import read_residuals, rerun
 from lacscope.model_measures._results import ORIENTATION
 from lacscope.models._checks import check_blocks
@@ -91,6 +91,7 @@ def sleb(
     tried = np.full((n_removed + 1, n_layers), np.nan)
     removed: list[int] = []
     if go_on_from is not None:
+        made_by("go_on_from", go_on_from, xr.Dataset, "sleb(model, inputs)")
         removed = _removed_before(go_on_from, n_tokens, candidates, n_removed)
         losses[:, : len(removed) + 1] = go_on_from["loss"].values
         tried[: len(removed) + 1] = go_on_from["candidate_loss"].values

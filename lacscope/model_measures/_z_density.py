@@ -11,6 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from lacscope.guards._arguments import one_of
 from lacscope.model_measures._results import labelled
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
@@ -55,8 +56,7 @@ def z_density(model: Any, *, variant: Variant = "code") -> xr.Dataset:
     >>> bool((abs(found.z_density - 0.3173) < 0.03).all())  # its weights are Gaussian
     True
     """
-    if variant not in _VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(_VARIANTS)}, got {variant!r}.")
+    one_of("variant", variant, _VARIANTS)
     adapter = check_blocks(model)
     density = _matrix_mean if variant == "code" else _whole_layer
     shares = np.empty(adapter.n_layers)

@@ -86,6 +86,7 @@ def result_attrs(
     ('{"k": 2}', 3, '')
     """
     text("data", data)
+    text("prompt_format", settings.get("prompt_format", ""))
     return {
         **model,
         "preset": preset.name if preset else "",

@@ -161,7 +161,7 @@ def test_what_cannot_be_is_refused_in_words() -> None:
         integrated_gradients(model, ASKED, ANSWERS, steps=0)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         integrated_gradients(model, ASKED, ANSWERS, batch_size=0)
-    with pytest.raises(ValueError, match="points must be one of 'left', 'midpoint'; got 'right'"):
+    with pytest.raises(ValueError, match="unknown points 'right'; choose one of 'left', 'midpoint'"):
         integrated_gradients(model, ASKED, ANSWERS, points="right")
     with pytest.raises(ValueError, match="unit is one of 'block', 'attn', 'mlp', got 'head'"):
         integrated_gradients(model, ASKED, ANSWERS, unit="head")

@@ -86,5 +86,5 @@ def test_constant_weights_are_no_outliers(variant: Any) -> None:
 
 
 def test_an_unknown_variant_is_refused(unchecked: None) -> None:
-    with pytest.raises(ValueError, match="variant must be one of code, paper, got 'both'"):
+    with pytest.raises(ValueError, match="unknown variant 'both'; choose one of 'code', 'paper'"):
         z_density(tiny_model(n_layers=1), variant="both")  # type: ignore[arg-type]

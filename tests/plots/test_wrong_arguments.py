@@ -59,9 +59,9 @@ def test_options(plot: Any, given: tuple[Any, ...], argument: str, right: tuple[
 
 
 def test_the_words() -> None:
-    with pytest.raises(ValueError, match=r"result must be a Dataset, such as .* gives; got 'x'"):
+    with pytest.raises(ValueError, match=r"result must be a Dataset, such as .*; got 'x'"):
         plots.plot_importance("x")
     with pytest.raises(ValueError, match=r"usage must be a DataArray or Dataset, such as lacscope\.layer_usage"):
         plots.plot_usage(1, 1)
-    with pytest.raises(ValueError, match=r"ax must be a Axes, such as plt\.subplots\(1, 1\) gives; got 'x'"):
+    with pytest.raises(ValueError, match=r"ax must be an Axes, such as plt\.subplots\(1, 1\); got 'x'"):
         plots.plot_void_map(TRACE, VOID, ax="x")
