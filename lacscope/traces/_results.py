@@ -1,10 +1,12 @@
 """Any result in a file, and back: with its labels and what made it, checksummed, whole or not at all."""
 
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -12,7 +14,7 @@ from lacscope.traces._masks import VoidMask
 from lacscope.traces._schema import validate
 from lacscope.traces._sealed import read_result, write_sealed
 
-_KIND, _NAME, _SAVED = "lacscope_kind", "lacscope_name", "saved"
+_KIND, _NAME, _SAVED, _DTYPES = "lacscope_kind", "lacscope_name", "lacscope_saved", "lacscope_dtypes"
 _ARRAY = "lacscope_array"
 _ROW = "lacscope_row"
 _SCHEMA = "lacscope_schema"
@@ -22,11 +24,12 @@ def save(result: xr.Dataset | xr.DataArray | pd.DataFrame, path: str | os.PathLi
     """Write a trace, a mask, an analysis' result or a table to a file that :func:`lacscope.open` reads.
 
     The file is netCDF with a sha256 at its end. It is written under a temporary name and renamed, so that a full disk
-    or a kill leaves the old file as it was; any netCDF reader opens it. The attribute ``saved`` is the time, in UTC.
+    or a kill leaves the old file as it was; any netCDF reader opens it. The attribute
+    ``lacscope_saved`` is the time, in UTC.
 
     Args:
         result: a Dataset (such as a trace), a DataArray (such as a mask or a usage), or a DataFrame whose rows are
-            numbered from 0 and whose columns have a name each and no missing text.
+            numbered from 0 and whose columns, of numbers, text or categories, have a name each and no missing text.
         path: the file, ``.nc`` by custom.
 
     Returns:
@@ -67,10 +70,7 @@ def open(path: str | os.PathLike[str]) -> xr.Dataset | xr.DataArray | VoidMask |
     found = read_result(path)
     kind = found.attrs.pop(_KIND, "Dataset")
     if kind == "DataFrame":
-        columns = {str(name): found[name].to_series() for name in found.data_vars}
-        table = pd.DataFrame(columns).reset_index(drop=True)
-        table.attrs = {key: value for key, value in found.attrs.items() if key != _SAVED}
-        return table
+        return _as_table(found)
     if kind in ("DataArray", "VoidMask"):
         array = found[_ARRAY].rename(found.attrs.pop(_NAME, "") or None)
         array.attrs[_SAVED] = found.attrs[_SAVED]
@@ -87,12 +87,31 @@ def _as_dataset(result: Any) -> xr.Dataset:
         return plain.to_dataset().assign_attrs({_KIND: kind, _NAME: "" if result.name is None else str(result.name)})
     if isinstance(result, pd.DataFrame):
         _check_table(result)
-        columns = {str(name): (_ROW, result[name].to_numpy()) for name in result}
-        return xr.Dataset(columns, attrs={**result.attrs, _KIND: "DataFrame"})
+        columns = {name: (_ROW, result[name].to_numpy()) for name in result}
+        kinds = {str(name): _said(kind) for name, kind in result.dtypes.items()}
+        return xr.Dataset(columns, attrs={**result.attrs, _KIND: "DataFrame", _DTYPES: json.dumps(kinds)})
     raise ValueError(
         f"save takes a Dataset, a DataArray or a DataFrame, got a {type(result).__name__}: give what trace, voids or "
         "an analysis returned."
     )
+
+
+def _as_table(found: xr.Dataset) -> pd.DataFrame:
+    kinds = json.loads(found.attrs.pop(_DTYPES))
+    table = pd.DataFrame({name: pd.Series(found[name].values, dtype=_dtype(kind)) for name, kind in kinds.items()})
+    table.attrs = {str(key): value for key, value in found.attrs.items()}
+    return table
+
+
+def _said(kind: Any) -> str | dict[str, Any]:
+    """A column's dtype as JSON has it."""
+    if not isinstance(kind, pd.CategoricalDtype):
+        return str(kind)
+    return {"categories": kind.categories.tolist(), "ordered": bool(kind.ordered)}
+
+
+def _dtype(said: str | dict[str, Any]) -> Any:
+    return said if isinstance(said, str) else pd.CategoricalDtype(**said)
 
 
 def _check_table(table: pd.DataFrame) -> None:
@@ -107,16 +126,34 @@ def _check_table(table: pd.DataFrame) -> None:
             f"{_ROW!r}. Rename it, with .rename(columns=...)."
         )
     for name in names:
-        if not pd.api.types.is_numeric_dtype(table[name]) and table[name].isna().any():
+        if _has_numbers(table[name]):
+            continue
+        kind = table[name].dtype
+        texts = pd.Series(kind.categories if isinstance(kind, pd.CategoricalDtype) else table[name])
+        unfit = [cell for cell in texts.dropna() if not isinstance(cell, str)]
+        if unfit:
+            raise ValueError(
+                f"column {name!r} ({kind}) holds a {type(unfit[0]).__name__}, and a file keeps text and plain numbers: "
+                "write it as one of these, or drop it."
+            )
+        if table[name].isna().any():
             raise ValueError(
                 f"column {name!r} has cells without a value, and a file keeps those of numbers alone: fill them, for "
                 "instance with .fillna('')."
             )
 
 
+def _has_numbers(column: pd.Series) -> bool:
+    return isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf"
+
+
 def _check_attributes(kept: xr.Dataset) -> None:
+    """Numbers of numpy's as Python's; what is neither text nor number is refused."""
     labelled: list[xr.Dataset | xr.Variable] = [kept, *kept.variables.values()]
     for where in labelled:
+        where.attrs = {
+            name: value.item() if isinstance(value, np.generic) else value for name, value in where.attrs.items()
+        }
         for name, value in where.attrs.items():
             if isinstance(value, bool) or not isinstance(value, (str, int, float)):
                 raise ValueError(
