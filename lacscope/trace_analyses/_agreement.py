@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from lacscope.guards._arguments import ANY, made_by, text, whole_number, whole_numbers
-from lacscope.trace_analyses._statistics import check_share, holm
+from lacscope.trace_analyses._bootstrap import check_level
+from lacscope.trace_analyses._statistics import holm
 from lacscope.traces._provenance import result_attrs
 
 _LONG_NAMES = {
@@ -89,7 +90,7 @@ def agreement(
     names = list(scores)
     whole_number("seed", seed)
     whole_number("n_boot", n_boot, least=1)
-    check_share("confidence", confidence)
+    check_level("confidence", confidence)
     whole_number("n_permutations", n_permutations, least=1)
     layers = _check(scores)
     kept = _subsets(layers, drop)

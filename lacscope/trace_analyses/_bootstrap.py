@@ -46,5 +46,10 @@ def check_bootstrap(seed: int, n_bootstrap: int, level: float) -> None:
     """
     whole_number("n_bootstrap", n_bootstrap, least=1)
     whole_number("seed", seed)
-    if not is_real(level) or not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}: 0.95 gives a 95 % interval.")
+    check_level("level", level)
+
+
+def check_level(name: str, value: float) -> None:
+    """Raise ValueError for what is no confidence level: a number between 0 and 1."""
+    if not is_real(value) or not 0 < value < 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {value!r:.80}: 0.95 gives a 95 % interval.")

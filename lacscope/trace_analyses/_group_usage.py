@@ -4,7 +4,7 @@ Every number is a ratio of two sums over the group's tokens, pooled over samples
 tokens: tokens of one text resemble each other.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -13,14 +13,14 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
-from lacscope.guards._arguments import made_by
+from lacscope.guards._arguments import made_by, one_of
 from lacscope.trace_analyses._bootstrap import bootstrap_ratios, check_bootstrap
 from lacscope.trace_analyses._depth import flops
 from lacscope.trace_analyses._groups import group_names
 from lacscope.trace_analyses._tokens import POSITION_0
 from lacscope.trace_analyses._usage import token_usage, without_token_coords
 from lacscope.traces._provenance import result_attrs
-from lacscope.traces._schema import TOKENWISE_MEASURES, TraceError, cost_of, model_named, rule_of, validate
+from lacscope.traces._schema import TOKENWISE_MEASURES, TraceError, cost_of, made_from, rule_of, validate
 from lacscope.traces._voids import resolve_voids
 
 GroupedSinks = Literal["apart", "include", "exclude"]
@@ -90,8 +90,8 @@ def usage_by_group(
     mask = resolve_voids(trace, voids)
     if "rule" in (*trace.dims, *mask.dims):
         raise TraceError("the trace has a dimension 'rule': take each rule on its own, with trace.sel(rule=...).")
-    _check_choice("sinks", sinks, _SAID)
-    _check_choice("phase", phase, _READ)
+    one_of("sinks", sinks, _SAID)
+    one_of("phase", phase, _READ)
     check_bootstrap(seed, n_bootstrap, level)
     made_by("groups", groups, xr.DataArray, "groups_by_class(trace)")
     tokens = _Grouped.of(trace, groups, sinks, phase)
@@ -104,10 +104,9 @@ def usage_by_group(
     counted = tokens.sums(trace["valid"])
     found["n"] = _counts(counted, tokens.names, "tokens")
     found["n_samples"] = _counts(counted > 0, tokens.names, "samples")
-    made = model_named(trace.attrs) | {key: trace.attrs[key] for key in ("versions", "rule", "effect")}
     settings = {"sinks": sinks, "phase": phase, "seed": seed, "n_bootstrap": n_bootstrap, "level": level}
     resting_on = result_attrs(
-        made,
+        made_from(trace, "usage_by_group", mask.attrs),
         preset=None,
         settings=settings,
         positions=f"{_READ[phase]}, {_SAID[sinks]}",
@@ -248,8 +247,3 @@ def _check_labels(trace: xr.Dataset, array: xr.DataArray, name: str, kind: Liter
                 f"{name} is of another trace: its '{dim}' has {array.sizes[dim]} entries or other labels, the "
                 f"trace's has {trace.sizes[dim]}."
             )
-
-
-def _check_choice(name: str, given: str, possible: Collection[str]) -> None:
-    if not isinstance(given, str) or given not in possible:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, possible))}, got {given!r}.")

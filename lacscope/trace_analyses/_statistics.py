@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from lacscope.guards._arguments import ANY, listed, real_number, whole_number
+from lacscope.guards._arguments import ANY, listed, whole_number
+from lacscope.trace_analyses._bootstrap import check_level
 
 Interval = tuple[float, float]
 _UNKNOWN: Interval = (math.nan, math.nan)
@@ -38,7 +39,7 @@ def wilson_interval(k: int, n: int, confidence: float = 0.95) -> Interval:
     (0.2553, 0.3662)
     """
     whole_number("n", n)
-    check_share("confidence", confidence)
+    check_level("confidence", confidence)
     if whole_number("k", k, least=ANY) not in range(n + 1):
         raise ValueError(f"k must lie between 0 and n, got k={k} and n={n}.")
     if n == 0:
@@ -230,12 +231,7 @@ def majority_share(targets: Int[np.ndarray, " sample"]) -> tuple[int, float]:
 def _check_draws(seed: int, n: int, confidence: float) -> None:
     whole_number("seed", seed)
     whole_number("n", n, least=1)
-    check_share("confidence", confidence)
-
-
-def check_share(name: str, value: float) -> None:
-    if not 0 < real_number(name, value) < 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value}: 0.95 gives a 95 % interval.")
+    check_level("confidence", confidence)
 
 
 def _numbers(name: str, values: Any) -> Float[np.ndarray, "*dims"]:

@@ -174,9 +174,9 @@ def test_what_is_refused(trace_fixture: xr.Dataset) -> None:
     def asked(**options: object) -> xr.Dataset:
         return usage_by_group(trace_fixture, **{"groups": groups, "seed": 0} | options)  # type: ignore[arg-type]
 
-    with pytest.raises(ValueError, match=r"^sinks must be one of 'apart', 'include', 'exclude', got 'drop'\.$"):
+    with pytest.raises(ValueError, match=r"^unknown sinks 'drop'; choose one of 'apart', 'include', 'exclude'\.$"):
         asked(sinks="drop")
-    with pytest.raises(ValueError, match=r"^phase must be one of 'all', 'prefill', 'decode', got 'PP'\.$"):
+    with pytest.raises(ValueError, match=r"^unknown phase 'PP'; choose one of 'all', 'prefill', 'decode'\.$"):
         asked(phase="PP")
     with pytest.raises(ValueError, match=r"^level must be between 0 and 1"):
         asked(level=95)
