@@ -5,7 +5,10 @@ from lacscope.models.adapters import *  # noqa: F403
 
 old_modules(
     __name__,
-    models__adapters="""bare_twin base bridge decode_state evaluation execution gguf_tensors grad_mode
-        hooked_transformer
-        offloading ours passes rounding self_check stream weights""",
+    {
+        "lacscope.models.adapters": """
+            bare_twin base bridge decode_state evaluation execution gguf_tensors grad_mode
+            hooked_transformer offloading ours passes rounding self_check stream weights
+        """
+    },
 )

@@ -9,9 +9,13 @@ from lacscope.trace_analyses import *  # noqa: F403
 sys.modules[f"{__name__}.controls"] = controls
 old_modules(
     __name__,
-    trace_analyses="""agreement bootstrap depth effects group_usage groups norm_choices norms painters phase_matching
-        phases statistics tell_tale tokens usage""",
-    traces="voids",
-    reproduction__scores="scores conditions comparisons norm_null verdicts",
+    {
+        "lacscope.trace_analyses": """
+            agreement bootstrap depth effects group_usage groups norm_choices norms painters
+            phase_matching phases statistics tell_tale tokens usage
+        """,
+        "lacscope.traces": "voids",
+        "lacscope.reproduction.scores": "scores conditions comparisons norm_null verdicts",
+    },
 )
-old_modules(f"{__name__}.controls", reproduction__controls="drawn fixed")
+old_modules(f"{__name__}.controls", {"lacscope.reproduction.controls": "drawn fixed"})

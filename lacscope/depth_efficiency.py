@@ -5,7 +5,10 @@ from lacscope.model_measures import *  # noqa: F403
 
 old_modules(
     __name__,
-    model_measures="""answered contributions current cuts depth_score effective_depth erasure future gradients
-        linear_maps
-        local logit_lens pooling positions prompts skip_influence""",
+    {
+        "lacscope.model_measures": """
+            answered contributions current cuts depth_score effective_depth erasure future gradients
+            linear_maps local logit_lens pooling positions prompts skip_influence
+        """
+    },
 )

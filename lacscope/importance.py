@@ -5,6 +5,11 @@ from lacscope.model_measures import *  # noqa: F403
 
 old_modules(
     __name__,
-    model_measures="""ablation ablation_accuracy agreement angles angular block_influence bypassed depth_curse greedy
-        jacobian_probes last_state lim results sleb state_similarity tokenwise updates z_density""",
+    {
+        "lacscope.model_measures": """
+            ablation ablation_accuracy agreement angles angular block_influence bypassed depth_curse
+            greedy jacobian_probes last_state lim results sleb state_similarity tokenwise updates
+            z_density
+        """
+    },
 )

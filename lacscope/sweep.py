@@ -2,4 +2,4 @@
 
 from lacscope.guards._old_paths import old_modules
 
-old_modules(__name__, reproduction__sweep="conditions parts processes reduce runner scoring spec store")
+old_modules(__name__, {"lacscope.reproduction.sweep": "conditions parts processes reduce runner scoring spec store"})

@@ -2,11 +2,11 @@
 
 import importlib
 import sys
+from collections.abc import Mapping
 
 
-def old_modules(old: str, **names_by_room: str) -> None:
-    """Have ``old.x`` be the module ``_x`` of the room it went to; rooms below lacscope, dots written as ``__``."""
+def old_modules(old: str, names_by_room: Mapping[str, str]) -> None:
+    """Have ``old.x`` be the module ``_x`` of the room that it went to."""
     for room, names in names_by_room.items():
         for name in names.split():
-            module = importlib.import_module(f"lacscope.{room.replace('__', '.')}._{name}")
-            sys.modules[f"{old}.{name}"] = module
+            sys.modules[f"{old}.{name}"] = importlib.import_module(f"{room}._{name}")
