@@ -123,7 +123,7 @@ def tiny_model(
         architecture: one of :data:`ARCHITECTURES`.
         n_layers: number of blocks.
         hooks: ``"full"`` or ``"residual"``, as for :func:`lacscope.load_model`.
-        seed: of the random weights; the caller's random state is left as it was.
+        seed: the seed of the random weights; the caller's random state is left as it was.
         config: more options of the transformers configuration.
 
     Raises:
@@ -179,12 +179,12 @@ def synthetic_scores(
     Args:
         n_samples, n_layers, n_choices: sizes. ``n_choices=1`` is a task scored by its gold answer's text.
         model, task: names in the table.
-        alphas: of the LAC rows.
+        alphas: the alphas of the LAC rows.
         skill: mean margin of the right choice in the full model, nats; 0 is a model that knows nothing.
         harm: nats that ``readout`` takes from the margin at alpha 1; ``bypass`` takes eight times as much, a control
             half as much again as LAC. 0 leaves every score as the full model's.
         private: leave the generated text out, as for GPQA.
-        seed: of all that is random.
+        seed: the seed of all that is random.
     """
     rng = np.random.default_rng(seed)
     target = rng.integers(0, n_choices, n_samples)

@@ -41,8 +41,8 @@ class Analysis:
     """One entry.
 
     Attributes:
-        name: on the command line, and of the files.
-        group: of ``lacscope.analyze._catalogue.GROUPS``.
+        name: the name on the command line, and of the files.
+        group: one of ``lacscope.analyze._catalogue.GROUPS``.
         says: what it measures, in a line.
         needs: ``"prompts"`` of any kind; ``"answers"`` after them; ``"questions"`` of a benchmark;
             ``"choices"``: such questions, each with several choices.
@@ -52,7 +52,7 @@ class Analysis:
         fewest: how many prompts it needs.
         lacks: what else these prompts lack for this model, in words; "" where nothing.
         settings: those of its own that change the result; a result made with others is made anew.
-        style: in which questions are read, of tasks that have it: its paper's; "" for the usual one.
+        style: the style in which questions are read, of tasks that have it: its paper's; "" for the usual one.
     """
 
     name: str

@@ -114,10 +114,10 @@ def task_prompts(
     """Questions of benchmarks, a seeded sample of each, with their right answers.
 
     Args:
-        names: of the tasks.
-        data: by task, a local file; a task without one reads what is packaged, else the hub.
+        names: the names of the tasks.
+        data: a local file for each task; a task without one reads what is packaged, else the hub.
         limit: how many of each; None for all.
-        style: in which they are read, of tasks that have it; of others, and where it is "", the usual one.
+        style: the style in which they are read, of tasks that have it; of others, and where it is "", the usual one.
         chat_template_kwargs: options of the chat template, for the questions that are sent through it.
 
     Raises:

@@ -30,7 +30,7 @@ def analyze(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        analysis: of ``CATALOGUE``.
+        analysis: one of ``CATALOGUE``.
         weights: digest of the model's weights (:func:`lacscope.models.weights_digest`), part of the result's id.
         progress: called with (parts done, parts); where there is one part alone, also with how far that is.
 

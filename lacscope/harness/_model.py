@@ -53,7 +53,7 @@ class LacscopeLM(HFLM):
         rule, alpha, layers, unit: see :func:`resolve_rule`; without any, the model is left alone.
         effect: ``"observe"``, ``"readout"`` or ``"bypass"``.
         tokenizer: see :func:`evaluate`.
-        dtype, device, trust_remote_code: for loading.
+        dtype, device, trust_remote_code: the options of loading.
         options: more of lm-eval's ``hf`` model: ``batch_size``, ``max_length``, ``add_bos_token``, ...
 
     Raises:

@@ -42,8 +42,8 @@ def ablation_accuracy(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        questions: of a task's ``questions(...)``, with choices; scored as :func:`lacscope.model_measures.score_choices`
-            does.
+        questions: the questions of a task's ``questions(...)``, with choices; scored as
+            :func:`lacscope.model_measures.score_choices` does.
         phase: the tokens at which the block is bypassed: ``"all"``, the prompt's (``"prefill"``) or the choice's
             (``"decode"``). A choice's first token is predicted by the prompt's last: in decode its probability never
             changes, so choices of one token do not either.

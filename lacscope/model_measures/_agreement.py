@@ -136,12 +136,12 @@ def layer_scores(
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
         inputs: what :func:`lacscope.trace` takes; at least two tokens each.
-        alphas: of the usage.
+        alphas: the alphas of the usage.
         leave_out: measures not wanted. ``SLEB order`` costs about L^2 / 6 passes a prompt, ``identity distance``
             reads a prompt token by token.
         max_tokens: read no more than the first so many tokens of each prompt.
         n_probes: Gaussian probes of the identity distance.
-        seed: of these probes.
+        seed: the seed of these probes.
         scores: more of them by name, over (sample, layer) or (layer,), larger = more important: whoever gives them
             sees to their sense. Prompts have the ``sample`` coordinates 0, 1, ... in order; give others to samples
             that are other prompts or questions. For instance ``greedy["importance"].assign_attrs(greedy.attrs)`` of

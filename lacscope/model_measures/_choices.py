@@ -72,7 +72,7 @@ def score_choices(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``, with whatever hooks or plan it stands under.
-        questions: with at least one choice each; a single choice is the right answer itself.
+        questions: questions with at least one choice each; a single choice is the right answer itself.
         batch_size: rows (prompt and one choice) of a forward pass.
         progress: called with (rows done, rows).
 

@@ -128,7 +128,7 @@ def identity_distance(
         n_probes: Gaussian vectors v, drawn anew for every token that counts, the same for all layers.
         exclude_sinks: leave sinks out of the means; whether the paper does was not read.
         max_tokens: read no more than the first so many tokens of each prompt.
-        seed: of the probes.
+        seed: the seed of the probes.
         data: what the prompts are, for the figure.
         progress: called with (prompts read, prompts).
 

@@ -73,10 +73,11 @@ def depth_scores(
     """The depth score of each group of prompts, such as questions of one hop and of two.
 
     Args:
-        groups: by name, what :func:`~lacscope.model_measures.future_skip_influence` or its siblings return,
-            all with the same model and settings.
+        groups: the groups by name, each what :func:`~lacscope.model_measures.future_skip_influence` or its siblings
+            return, all with the same model and settings.
         over_samples: e_l is the ``"mean"`` over the group's samples, or the ``"max"``; the authors' code draws both.
-        n_resamples, confidence, seed: of the bootstrap over samples.
+        n_resamples, confidence, seed: how often samples are drawn, the level of the intervals, and the seed of the
+            bootstrap.
         preset: :data:`CSORDAS_DEPTH_SCORE` or :data:`CSORDAS_DEPTH_SCORE_MATH`: whose settings the figure names
             departures from.
 

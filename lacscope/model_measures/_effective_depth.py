@@ -70,7 +70,7 @@ def first_low_kl(kl: xr.DataArray, share: float = 0.5) -> float:
 
     Args:
         kl: mean KL(p_l || p_out) of what enters each layer, in nats. Leave out what leaves the last one: its KL is 0.
-        share: of the curve's maximum; the published code uses 0.5.
+        share: the part of the curve's maximum that counts; the published code uses 0.5.
 
     Raises:
         ValueError: more than one dimension, or a NaN.
@@ -118,7 +118,7 @@ def effective_depths(
     Args:
         cosine, kl, overlap: one value for each of the L layers, as in :func:`last_sign_change`,
             :func:`first_low_kl` and :func:`first_high_overlap`. Of L + 1 states give the first L.
-        share, threshold: of the KL and of the overlap.
+        share, threshold: the limits of the KL and of the overlap.
         attrs: attributes of the Dataset that the curves are means of (``pool_tokens(lens).attrs`` of
             :func:`~lacscope.model_measures.logit_lens`): what says of the model, the data, the prompts' form, the
             positions, the aggregation and the number of prompts is taken over. Without them the figure cannot name

@@ -62,7 +62,7 @@ def future_skip_influence(
         cuts: the t of each prompt instead, such as the position of its answer's first token.
         unit: what is skipped: ``"block"``, or its ``"attn"`` or ``"mlp"`` alone.
         keep_first: so many first positions are never skipped; position 0 is an attention sink.
-        seed: of the draw; a prompt's cuts depend on it and on the prompt's place alone.
+        seed: the seed of the draw; a prompt's cuts depend on it and on the prompt's place alone.
         first: place of the first prompt, where the prompts are a later part of some: they get the cuts that they
             would have had among all.
         max_tokens: read no more than the first so many tokens of each prompt.

@@ -95,7 +95,7 @@ def remove_greedily(
     Args:
         score: accuracy in [0, 1] of each task, given the layers that are removed, in rising order; ``()`` is the
             full model.
-        n_layers: of the model.
+        n_layers: the number of layers of the model.
         remove: how many layers to remove.
         protect: layers that are never removed.
         progress: called with (removals tried, removals to try).

@@ -69,12 +69,13 @@ def linear_maps(
         ridge: the penalty, as a share; above 0.
         tokens_per_dim: tokens to fit on, at least, for each of A's dimensions.
         held_out: share of the prompts, at the end, that the errors are measured on.
-        states: of A, that are mapped from; None: all. Each has the same map whether or not the others are asked for.
+        states: the states of A that are mapped from; None: all. Each has the same map whether or not the others are
+            asked for.
         states_at_once: states of A fitted in one reading.
         within_a: makes the context about each pass of A: a plan or hooks.
         within_b: likewise for B, so that a model can be compared with itself altered:
             ``within_b=lambda: model.hooks(fwd_hooks=...)``.
-        names: of A and B on the figure; default: the models' own.
+        names: the names of A and B on the figure; default: the models' own.
         data: what the prompts are, for the figure.
         progress: called with (prompts read, prompts to read), over all readings.
 

@@ -72,7 +72,7 @@ def local_skip_influence(
         inputs: what :func:`lacscope.trace` takes.
         reach: ``"current"``: subtract, and measure, at every p >= keep_first; ``"future"``: subtract before a cut t
             and measure from t on.
-        n_cuts, cuts, seed, first: of ``"future"``, as in
+        n_cuts, cuts, seed, first: the cuts of ``"future"``, as in
             :func:`~lacscope.model_measures.future_skip_influence`.
         keep_first: so many first positions are never changed; position 0 is an attention sink.
         batch_size: how many changed streams a layer runs at once; more is no better on a CPU.

@@ -64,11 +64,11 @@ def variants(
     """The full model and every kind at every start; ``"random"`` once a seed.
 
     Args:
-        n_layers: of the model.
-        kinds: of ``KINDS``, and of ``"skip_one"`` and ``"swap"``, whose starts are layers.
-        starts: by default all that there are: 0 .. (L-2)/2, or every layer for the single kinds.
-        seeds: of ``"random"``.
-        times: of ``"looped_parallel"``.
+        n_layers: the number of layers of the model.
+        kinds: some of ``KINDS``, and of ``"skip_one"`` and ``"swap"``, whose starts are layers.
+        starts: the starts; by default all that there are: 0 .. (L-2)/2, or every layer for the single kinds.
+        seeds: the seeds of ``"random"``.
+        times: the number of repeats in ``"looped_parallel"``.
 
     Raises:
         ValueError: an unknown kind, a start that there is not, or one given twice, or counts that are none.
@@ -111,10 +111,11 @@ def score_variants(
 
     Args:
         model: a ``TransformerBridge``, or a ``HookedTransformer``; as it was before after each table.
-        questions: by task, each with choices.
-        asked: from :func:`variants`.
-        score: by task, the column of :func:`lacscope.model_measures.score_choices` that counts: ``"correct"`` (default)
-            or ``"token_accuracy"`` (share of the gold answer's tokens that are the likeliest, teacher-forced).
+        questions: the questions by task, each with choices.
+        asked: the variants of :func:`variants`.
+        score: the score by task: the column of :func:`lacscope.model_measures.score_choices` that counts:
+            ``"correct"`` (default) or ``"token_accuracy"`` (share of the gold answer's tokens that are the likeliest,
+            teacher-forced).
         batch_size: rows of a forward pass.
         progress: called with (variants done, variants).
 

@@ -12,7 +12,7 @@ def pool_tokens(found: xr.Dataset) -> xr.Dataset:
     Hu et al. (effective depth); ``found.mean("sample")`` lets all prompts weigh the same.
 
     Args:
-        found: from :func:`~lacscope.model_measures.relative_contributions`,
+        found: the result of :func:`~lacscope.model_measures.relative_contributions`,
             :func:`~lacscope.model_measures.residual_cosines` or :func:`~lacscope.model_measures.logit_lens`: token
             means over (sample, ...), with ``n_tokens`` (sample).
 

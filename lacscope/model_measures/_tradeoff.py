@@ -44,7 +44,7 @@ def skipping_plans(
         calibration: prompts that usage and Block Influence are measured on, what :func:`lacscope.trace` takes. Not the
             questions that are to be answered.
         skips: how many layers each plan skips, at least 1.
-        alpha: of the voids.
+        alpha: the alpha of the voids.
         seeds: a random plan for each.
 
     Raises:
@@ -94,8 +94,8 @@ def plan_tradeoff(
 
     Args:
         model: a ``TransformerBridge``; one loaded with ``hooks="residual"`` shows the saving with least overhead.
-        questions: of a benchmark, with choices.
-        plans: by name; plans that skip.
+        questions: the questions of a benchmark, with choices.
+        plans: the plans by name, which skip.
         decode_steps: tokens decoded, one by one, after the first question's prompt. What they are does not matter.
         rounds: pairs of timings, full model and plan in turn and the other way round in every second pair, so that a
             slow moment and the order meet both. One pair before them warms up and does not count.

@@ -69,8 +69,8 @@ def update_geometry(
         calibration: the prompts that T is fitted on, of the same kinds. With ``low_rank`` give many more tokens than
             ``rank``, best more than d_model.
         family: ``"diagonal"``, or ``"low_rank"``: ridge with B of rank ``rank`` at most (8 or 64 in the paper).
-        rank: of B; of no account for ``"diagonal"``.
-        penalty: of the ridge, as a share of the mean power of an entry of h_l over the calibration tokens.
+        rank: the rank of B; of no account for ``"diagonal"``.
+        penalty: the ridge penalty, as a share of the mean power of an entry of h_l over the calibration tokens.
         directions: how many principal directions of h B span the subspace of ``projection_*``; with ``low_rank`` no
             more than ``rank``, as h B has none beyond. ``settings`` holds the number used.
         exclude_sinks: leave sinks out of the fit, the means and the exchange of h_{l+1}.

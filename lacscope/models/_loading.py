@@ -52,8 +52,8 @@ def load_model(
             of its own over the same weights and buffers, so that a change of the weights reaches both; with
             ``device`` or ``dtype`` it is a copy.
         tokenizer: the tokenizer of a transformers model; or one instead of the folder's.
-        device: as torch names it; ``cuda`` where there is one, else ``mps``, else ``cpu``. A transformers model of
-            yours stays where it is. Only CPU is tested.
+        device: a device as torch names it; ``cuda`` where there is one, else ``mps``, else ``cpu``. A transformers
+            model of yours stays where it is. Only CPU is tested.
         dtype: ``"float32"`` (the default), ``"bfloat16"``, ``"float16"``, ``"float64"`` or a torch dtype. Norms are
             accumulated in float32 whatever this is, but a bfloat16 stream rounds the deltas themselves. A
             transformers model of yours keeps its own.

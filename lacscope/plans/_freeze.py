@@ -26,7 +26,7 @@ def freeze(
     """The plan that skips the layers which a prompt, or a data set, used least: wall-clock speed out of voids.
 
     Args:
-        trace: of the model as it is, ``observe`` or ``readout``.
+        trace: a trace of the model as it is, ``observe`` or ``readout``.
         alpha: scale of the threshold at which usage is counted.
         phase: whose tokens count; all samples are pooled.
         skip: how many layers to skip, the least used first; of equals the deeper.

@@ -290,8 +290,8 @@ class Plan:
             kind: ``"skip"``, ``"middle_repeat"``, ``"reverse"``, ``"random"`` (needs ``seed``; the paper averages
                 several), ``"parallel"``, ``"looped_parallel"``.
             start: 0 .. (L-2)/2.
-            times: of ``"looped_parallel"``; the paper's figure has 3.
-            kv: of the parallel kinds.
+            times: the number of repeats in ``"looped_parallel"``; the paper's figure has 3.
+            kv: the K/V that the parallel kinds keep, ``"each"`` or ``"authors_kv"``.
 
         >>> Plan.painters(8, "reverse", 1).describe()
         '0-1, 6, 5, 4, 3, 2, 7'

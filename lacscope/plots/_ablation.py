@@ -32,7 +32,7 @@ def plot_ablation(ablation: xr.Dataset, ax: Axes | None = None, *, measure: Abla
     """Divergence, or change of loss, when each layer is bypassed.
 
     Args:
-        ablation: from :func:`lacscope.model_measures.causal_ablation`.
+        ablation: the result of :func:`lacscope.model_measures.causal_ablation`.
         ax: Axes to draw on; default: a new figure.
         measure: ``"kl"`` or ``"loss"``, both in nats.
 
@@ -74,7 +74,7 @@ def plot_ablation_accuracy(accuracy: xr.Dataset, ax: Axes | None = None) -> Axes
     """Accuracy when each layer is bypassed, beside the full model's.
 
     Args:
-        accuracy: from :func:`lacscope.model_measures.ablation_accuracy`.
+        accuracy: the result of :func:`lacscope.model_measures.ablation_accuracy`.
         ax: Axes to draw on; default: a new figure.
 
     Returns:

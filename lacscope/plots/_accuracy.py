@@ -65,10 +65,10 @@ def plot_accuracy_by_alpha(
     """Accuracy under ``readout`` and under ``bypass``, the unparseable share, and usage, against alpha.
 
     Args:
-        summary: from ``lacscope.reproduction.scores.summarise``, the rows of one task and style, of one model or
-            more. Rows of controls are left out; accuracy and usage are shares in [0, 1] with 95 % intervals.
-        references: by model, what ``lacscope.reproduction.scores._scores.reference_lines`` returns: of it ``chance``
-            and ``majority`` are drawn, where finite. The full model's line comes from ``summary``.
+        summary: the table of ``lacscope.reproduction.scores.summarise``, the rows of one task and style, of one model
+            or more. Rows of controls are left out; accuracy and usage are shares in [0, 1] with 95 % intervals.
+        references: the reference lines by model, as ``lacscope.reproduction.scores._scores.reference_lines`` gives
+            them: ``chance`` and ``majority`` are drawn, where finite. The full model's line comes from ``summary``.
         axes: 4 x (number of models) Axes; default: a new figure.
 
     Returns:

@@ -33,8 +33,8 @@ def plot_agreement(found: xr.Dataset, axes: Sequence[Axes] | np.ndarray | None =
     """A triangle of correlations for each subset of the layers, with intervals and what stands the permutation test.
 
     Args:
-        found: from :func:`lacscope.trace_analyses.agreement`, or ``lacscope.model_measures.layer_agreement``.
-        axes: as many Axes as ``found`` has subsets; default: a new figure.
+        found: the result of :func:`lacscope.trace_analyses.agreement`, or ``lacscope.model_measures.layer_agreement``.
+        axes: a sequence of as many Axes as ``found`` has subsets; default: a new figure.
 
     Returns:
         Array of the Axes. In each cell rho, and under it the interval of the measurement, where both scores have

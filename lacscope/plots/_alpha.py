@@ -22,7 +22,7 @@ def plot_usage_by_alpha(usage: xr.DataArray, ax: Axes | None = None) -> Axes:
     """Usage over all layers against alpha, one line per phase.
 
     Args:
-        usage: from :func:`lacscope.usage_by_alpha`: shares in [0, 1] over (alpha, phase), coordinate ``n``.
+        usage: the result of :func:`lacscope.usage_by_alpha`: shares in [0, 1] over (alpha, phase), coordinate ``n``.
         ax: Axes to draw on; default: a new figure.
 
     Returns:

@@ -27,7 +27,7 @@ def plot_angular_distance(result: xr.Dataset, ax: Axes | None = None, *, scaled:
     """Mean angular distance of h_l and h_{l+n}: l along x, n along y; a ring on the block to drop for each n.
 
     Args:
-        result: from :func:`lacscope.model_measures.angular_distance`.
+        result: the result of :func:`lacscope.model_measures.angular_distance`.
         ax: Axes to draw on; default: a new figure.
         scaled: the Curse of Depth's presentation, each row clipped to its 1st to 99th percentile and scaled to
             [0, 1]; it shows where in a row the small distances are, and not how large any is.
@@ -89,7 +89,7 @@ def plot_state_similarity(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Mean cosine of every pair of states, as a square map; blocks of like states stand out along the diagonal.
 
     Args:
-        result: from :func:`lacscope.model_measures.state_similarity`.
+        result: the result of :func:`lacscope.model_measures.state_similarity`.
         ax: Axes to draw on; default: a new figure.
 
     Returns:

@@ -42,8 +42,8 @@ def plot_continuous_by_alpha(
     """KL to the full model (top) and the margin or log-probability of the right answer (below), against alpha.
 
     Args:
-        summary: from ``lacscope.reproduction.scores.summarise``, the rows of one task and style, of one model or
-            more. Rows scored by choice log-probability are drawn; rows of controls are left out.
+        summary: the table of ``lacscope.reproduction.scores.summarise``, the rows of one task and style, of one model
+            or more. Rows scored by choice log-probability are drawn; rows of controls are left out.
         axes: 2 x (number of models) Axes; default: a new figure.
         outcome: ``"margin"`` or ``"target_logp"``; default: the margin, where the task has one.
 

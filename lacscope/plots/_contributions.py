@@ -27,7 +27,7 @@ def plot_relative_contributions(contributions: xr.Dataset, ax: Axes | None = Non
     """Norm of what attention, MLP and block add, as a share of the stream's norm, by layer.
 
     Args:
-        contributions: from :func:`lacscope.model_measures.relative_contributions`.
+        contributions: the result of :func:`lacscope.model_measures.relative_contributions`.
         ax: Axes to draw on; default: a new figure.
 
     Returns:
@@ -54,7 +54,7 @@ def plot_residual_cosines(cosines: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Cosine of what attention, MLP and block add with the stream, by layer; below 0 it erases, above it amplifies.
 
     Args:
-        cosines: from :func:`lacscope.model_measures.residual_cosines`.
+        cosines: the result of :func:`lacscope.model_measures.residual_cosines`.
         ax: Axes to draw on; default: a new figure.
 
     Returns:

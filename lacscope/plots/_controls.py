@@ -43,8 +43,9 @@ def plot_controls(
     """LAC, its controls and the full model, best accuracy on top: accuracy (left), a continuous outcome (right).
 
     Args:
-        summary: from ``lacscope.reproduction.scores.summarise``, of the samples that the controls were run on: the
-            rows of one model, task, style and scoring. Each effect is shown at the one alpha at which it has controls.
+        summary: the table of ``lacscope.reproduction.scores.summarise``, of the samples that the controls were run on:
+            the rows of one model, task, style and scoring. Each effect is shown at the one alpha at which it has
+            controls.
         axes: (number of effects with controls) x 2 Axes; default: a new figure.
         outcome: ``"margin"`` or ``"target_logp"``; default: the margin, where the task has one.
 

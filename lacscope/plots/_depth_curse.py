@@ -27,8 +27,8 @@ def plot_depth_curse(
     """Variance of the stream by state (left, logarithmic) and identity distance by layer (right).
 
     Args:
-        variance: from :func:`lacscope.model_measures.depth_variance`.
-        identity: from :func:`lacscope.model_measures.identity_distance`.
+        variance: the result of :func:`lacscope.model_measures.depth_variance`.
+        identity: the result of :func:`lacscope.model_measures.identity_distance`.
         axes: two Axes to draw on; default: a new figure.
 
     Returns:

@@ -26,7 +26,7 @@ def plot_depth_scores(scores: xr.Dataset, ax: Axes | None = None) -> Axes:
     """The depth score of each group, by what e_l is: points with their bootstrap intervals.
 
     Args:
-        scores: from :func:`lacscope.model_measures.depth_scores`.
+        scores: the result of :func:`lacscope.model_measures.depth_scores`.
         ax: Axes to draw on; default: a new figure.
 
     Returns:

@@ -18,7 +18,7 @@ def plot_effective_depths(depths: xr.Dataset, ax: Axes | None = None) -> Axes:
     """The layer that each criterion gives: three markers over the model's layers.
 
     Args:
-        depths: from :func:`lacscope.model_measures.effective_depths`.
+        depths: the result of :func:`lacscope.model_measures.effective_depths`.
         ax: Axes to draw on; default: a new figure.
 
     Returns:

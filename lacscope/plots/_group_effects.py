@@ -20,8 +20,8 @@ def plot_effects_by_group(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Mean KL(full model || changed) of the next token after each group's tokens, on a logarithmic scale.
 
     Args:
-        found: from :func:`lacscope.usage_by_group` at one alpha, with ``values`` whose names start with ``kl_``: one
-            of each effect, such as ``kl_readout``.
+        found: the result of :func:`lacscope.usage_by_group` at one alpha, with ``values`` whose names start with
+            ``kl_``: one of each effect, such as ``kl_readout``.
         ax: Axes to draw on; default: a new figure.
 
     Returns:

@@ -27,7 +27,7 @@ def plot_usage_by_group(found: xr.Dataset, axes: Sequence[Axes] | np.ndarray | N
     """Usage and exit depth of each group of tokens (left); its usage by layer (right).
 
     Args:
-        found: from :func:`lacscope.usage_by_group`, at one alpha: of several, select one.
+        found: the result of :func:`lacscope.usage_by_group`, at one alpha: of several, select one.
         axes: two Axes to draw on; default: a new figure, higher for more groups.
 
     Returns:

@@ -28,8 +28,8 @@ def plot_importance(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     """The variable that ranks layers, by layer; larger = more important.
 
     Args:
-        result: from a function of :mod:`lacscope.model_measures` whose attribute ``importance`` names a variable over
-            (layer) or (sample, layer).
+        result: the result of a function of :mod:`lacscope.model_measures` whose attribute ``importance`` names a
+            variable over (layer) or (sample, layer).
         ax: Axes to draw on; default: a new figure.
 
     Returns:

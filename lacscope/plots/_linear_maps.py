@@ -13,7 +13,7 @@ def plot_linear_maps(maps: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Mean relative error of the map from each state of A (y, the first at the bottom) to each state of B (x).
 
     Args:
-        maps: from :func:`lacscope.model_measures.linear_maps`; the mean over its samples is drawn.
+        maps: the result of :func:`lacscope.model_measures.linear_maps`; the mean over its samples is drawn.
         ax: Axes to draw on; default: a new figure.
 
     Returns:

@@ -25,7 +25,7 @@ def plot_logit_lens(lens: xr.Dataset, axes: Sequence[Axes] | np.ndarray | None =
     """KL of the lens from the output in nats (left), overlap of their likeliest tokens (right), by state.
 
     Args:
-        lens: from :func:`lacscope.model_measures.logit_lens`.
+        lens: the result of :func:`lacscope.model_measures.logit_lens`.
         axes: two Axes to draw on; default: a new figure.
 
     Returns:

@@ -40,7 +40,7 @@ def plot_norms(
     """The norm of the stream leaving each layer (left) and the layer's change of it (right), by phase.
 
     Args:
-        profile: from :func:`lacscope.norm_profile`: statistics over (quantity, phase, layer).
+        profile: the result of :func:`lacscope.norm_profile`: statistics over (quantity, phase, layer).
         axes: two Axes to draw on; default: a new figure.
         style: ``"quartiles"``: the median and the band between the quartiles, over valid tokens that are not
             sinks. ``"paper"``: plain means over all valid tokens, with the paper's labels PP and RG; a strip

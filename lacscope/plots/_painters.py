@@ -42,7 +42,7 @@ def plot_painters_curves(curves: xr.Dataset, text: str | None = None, ax: Axes |
     """The median normalised score of each kind of plan against its start layer, with 95 % intervals.
 
     Args:
-        curves: from ``painters_curves``.
+        curves: the result of ``painters_curves``.
         text: small print under the figure: model, data, how a task is scored. By default what the attributes say.
         ax: Axes to draw on; default: a new figure.
 

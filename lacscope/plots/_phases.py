@@ -22,7 +22,7 @@ def plot_phase_control(matched: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Usage, or another number a token, in decode minus that in prefill: of all tokens, then of tokens that match.
 
     Args:
-        matched: from ``lacscope.trace_analyses.matched_difference``, at one alpha: a row per way of matching,
+        matched: the table of ``lacscope.trace_analyses.matched_difference``, at one alpha: a row per way of matching,
             with ``matched_on``, ``difference`` in [-1, 1] with its interval ``low`` .. ``high``, and ``coverage``
             (share in [0, 1] of decode tokens with a partner). Of ``of``, ``n_samples``, ``n_prefill``, ``n_decode``
             and ``note``, those that are there are shown.

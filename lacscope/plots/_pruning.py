@@ -24,7 +24,7 @@ def plot_sleb(removal: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Perplexity after each removal, on a logarithmic scale; at each point the layer that went.
 
     Args:
-        removal: from :func:`lacscope.model_measures.sleb`.
+        removal: the result of :func:`lacscope.model_measures.sleb`.
         ax: Axes to draw on; default: a new figure.
 
     Returns:
@@ -56,7 +56,7 @@ def plot_greedy(removal: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Share of the full model's accuracy that is kept after each removal: of each task, and their mean.
 
     Args:
-        removal: from :func:`lacscope.model_measures.greedy_by_task`.
+        removal: the result of :func:`lacscope.model_measures.greedy_by_task`.
         ax: Axes to draw on; default: a new figure.
 
     Returns:

@@ -31,7 +31,7 @@ def plot_skip_influence(influence: xr.Dataset, axes: Sequence[Axes] | np.ndarray
     clipped to [0, 1], the bars run to the largest distance that two distributions have, sqrt(2).
 
     Args:
-        influence: from :func:`lacscope.model_measures.future_skip_influence`, ``current_skip_influence`` or
+        influence: the result of :func:`lacscope.model_measures.future_skip_influence`, ``current_skip_influence`` or
             ``local_skip_influence``.
         axes: two Axes to draw on; default: a new figure.
 

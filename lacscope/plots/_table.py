@@ -25,8 +25,8 @@ def results_table(summary: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFr
     """LAC at each alpha and effect beside the full model: the paper's table, with intervals.
 
     Args:
-        summary: from ``lacscope.reproduction.scores.summarise``: shares in [0, 1].
-        comparisons: from ``lacscope.reproduction.scores.compare``: those of LAC against the full model are
+        summary: the table of ``lacscope.reproduction.scores.summarise``: shares in [0, 1].
+        comparisons: the table of ``lacscope.reproduction.scores.compare``: those of LAC against the full model are
             taken. A row of the summary without one has NaN for its difference.
 
     Returns:

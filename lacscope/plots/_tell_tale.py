@@ -37,8 +37,8 @@ def plot_norm_signals(
     """One signal by layer, a line a candidate: the first of the ranking and the last stand out.
 
     Args:
-        signals: from :func:`lacscope.trace_analyses.norm_signals`: of the candidates of one question.
-        ranking: from :func:`lacscope.trace_analyses.rank_candidates` of these signals; its layers are shaded.
+        signals: the result of :func:`lacscope.trace_analyses.norm_signals`: of the candidates of one question.
+        ranking: the result of :func:`lacscope.trace_analyses.rank_candidates` of these signals; its layers are shaded.
         ax: Axes to draw on; default: a new figure.
         signal: which one to draw.
 
@@ -94,7 +94,7 @@ def plot_share_right(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     """How often the right answer comes first by each signal, beside chance.
 
     Args:
-        found: from :func:`lacscope.trace_analyses.share_right`.
+        found: the result of :func:`lacscope.trace_analyses.share_right`.
         ax: Axes to draw on; default: a new figure.
 
     Returns:

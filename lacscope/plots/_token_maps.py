@@ -29,7 +29,7 @@ def plot_residual_erasure(erasure: xr.Dataset, sample: int | np.integer = 0, ax:
     """Change of the answer's probabilities by the state (y, 0 at the bottom) and token (x) that is erased.
 
     Args:
-        erasure: from :func:`lacscope.model_measures.residual_erasure`.
+        erasure: the result of :func:`lacscope.model_measures.residual_erasure`.
         sample: the sample's value in the coordinate ``sample``.
         ax: Axes to draw on; default: a new figure, sized for the tokens and states.
 
@@ -61,7 +61,7 @@ def plot_integrated_gradients(gradients: xr.Dataset, sample: int | np.integer = 
     """Integrated gradient of the answer's probability by state (y, 0 at the bottom) and token (x).
 
     Args:
-        gradients: from :func:`lacscope.model_measures.integrated_gradients`.
+        gradients: the result of :func:`lacscope.model_measures.integrated_gradients`.
         sample: the sample's value in the coordinate ``sample``.
         ax: Axes to draw on; default: a new figure, sized for the tokens and states.
 

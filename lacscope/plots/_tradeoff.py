@@ -15,7 +15,7 @@ def plot_plan_tradeoff(found: xr.Dataset, axes: np.ndarray | None = None) -> np.
     """Accuracy, and the change of the right choice's log-probability, against the decode time that is left.
 
     Args:
-        found: from :func:`lacscope.plan_tradeoff`. Plans named ``"method, k"`` share the method's look.
+        found: the result of :func:`lacscope.plan_tradeoff`. Plans named ``"method, k"`` share the method's look.
         axes: two Axes; default: a new figure.
 
     Returns:

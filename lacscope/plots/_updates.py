@@ -35,7 +35,7 @@ def plot_update_geometry(result: xr.Dataset, axes: Sequence[Axes] | np.ndarray |
     """Four panels by layer: R^2, cosine, projection, and the rank correlation of error and output change.
 
     Args:
-        result: from :func:`lacscope.model_measures.update_geometry`.
+        result: the result of :func:`lacscope.model_measures.update_geometry`.
         axes: four Axes to draw on; default: a new figure.
 
     Returns:

@@ -32,8 +32,8 @@ def plot_usage(
     """Active share of tokens by layer; over tokens, the number of active layers and the exit depth.
 
     Args:
-        usage: from :func:`lacscope.layer_usage`: shares in [0, 1] over (phase, layer), coordinate ``n``.
-        per_token: from :func:`lacscope.token_usage` of the same voids: ``active_layers`` (layers) and
+        usage: the result of :func:`lacscope.layer_usage`: shares in [0, 1] over (phase, layer), coordinate ``n``.
+        per_token: the result of :func:`lacscope.token_usage` of the same voids: ``active_layers`` (layers) and
             ``exit_depth`` (in [0, 1]) over (sample, token). Its sinks are left out where ``usage`` left them
             out.
         axes: three Axes to draw on; default: a new figure, wider for more layers.

@@ -50,7 +50,7 @@ def reproduce(
     holds.
 
     Args:
-        questions: from :func:`load_questions`.
+        questions: the questions of :func:`load_questions`.
         processes: what shares the work; default: this process alone.
         step: shows progress: called with a part's name, it is entered for as long as the part runs, and what it
             yields is called with each :class:`~lacscope.reproduction.sweep._runner.Advance`. Default: shows none.

@@ -33,18 +33,18 @@ class ReproductionSettings:
 
     Args:
         alphas: swept under ``observe`` and each of ``effects``, by log-probability.
-        effects: of ``"readout"`` and ``"bypass"``.
-        style: of the prompts, ``"paper"`` or ``"plain"``; a task without it (LAMBADA, ARC) uses its first.
+        effects: some of ``"readout"`` and ``"bypass"``.
+        style: the style of the prompts, ``"paper"`` or ``"plain"``; a task without it (LAMBADA, ARC) uses its first.
         shots: solved examples before each question.
         limit: how many questions, a seeded sample (stratified by subject); None for all.
-        seed: of that sample, of shuffled options and of generation.
-        generate_alphas: where answers are also generated; empty for no generation at all.
+        seed: the seed of that sample, of shuffled options and of generation.
+        generate_alphas: the alphas at which answers are also generated; empty for no generation at all.
         generate_limit: how many of the questions are; None for all.
-        max_new_tokens: at most, of an answer.
-        temperature, top_p: of generation; 0 is greedy.
-        control_alphas: for each effect, where the controls run; empty for no controls.
-        control_limit: on how many of the questions; None for all.
-        control_seeds: of the random controls.
+        max_new_tokens: the most tokens of an answer.
+        temperature, top_p: the sampling of generation; 0 is greedy.
+        control_alphas: the alphas, for each effect, at which the controls run; empty for no controls.
+        control_limit: the number of questions that the controls run on; None for all.
+        control_seeds: the seeds of the random controls.
         batch_size, shard_size: how the work is cut; both part of a run's id.
         keep_text: keep the generated texts, which may quote the benchmark's; a private task's are never kept.
         keep_traces: also save the traces of all tokens.

@@ -26,7 +26,7 @@ class Study:
 
     Args:
         folder: ``runs/<model>/<task>``, whose ``parts.json`` names the parts' folders.
-        stores: by part: ``choice``, and ``generated`` and ``controls`` where they were run.
+        stores: the stores by part: ``choice``, and ``generated`` and ``controls`` where they were run.
     """
 
     folder: Path

@@ -20,7 +20,7 @@ def write_reproduction(out: Path) -> Path:
     figure stands beside a JSON of what made it.
 
     Raises:
-        StoreError: as :func:`open_studies`.
+        StoreError: the reasons of :func:`open_studies`.
     """
     findings = Findings(open_studies(out))
     _write_tables(findings, out)

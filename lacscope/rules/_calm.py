@@ -44,7 +44,7 @@ class CALM:
             head; ``"softmax_max"``: that of the most likely alone; ``"cosine"``: of the last block's input and output.
         min_layer: the first block that may be void, at least 1.
         schedule: whose threshold: ``"paper"``, or ``"code"`` for what was published as code.
-        scope: where tokens may leave; published: in decode.
+        scope: the tokens and layers where tokens may leave; published: in decode.
 
     Raises:
         ValueError: an option outside what is said here.

@@ -29,7 +29,7 @@ class CosineThreshold:
     Args:
         threshold: -1 to 1, compared strictly: at 1 nothing is void.
         unit: what the streams stand about, and what is void.
-        scope: where there may be voids.
+        scope: the tokens and layers where there may be voids.
 
     Raises:
         ValueError: a threshold outside -1 to 1.

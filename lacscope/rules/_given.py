@@ -33,7 +33,7 @@ class GivenVoids:
     Args:
         masks: bool array [layer, token], True at voids, for each sample id; copied.
         unit: which part of each block is void.
-        scope: where they hold.
+        scope: the tokens and layers where they hold.
 
     Raises:
         ValueError: masks that are no bool arrays [layer, token]; when used, a sample that has no mask, a

@@ -28,7 +28,7 @@ class L2AdaptiveComputation:
             falling norm voids; it is not the full model.
         unit: ``"block"`` is the paper's. ``"attn"`` and ``"mlp"`` measure (and, under ``bypass``, zero)
             that sublayer, with a history of their own; ``"sublayers"`` does both.
-        scope: where there may be voids; the history covers every layer all the same.
+        scope: the tokens and layers where there may be voids; the history covers every layer all the same.
 
     >>> L2AdaptiveComputation(alpha=0.8).alpha
     0.8

@@ -35,7 +35,7 @@ class PromptDecided:
             deeper first.
         min_usage: skip instead every layer that the prompt used less than this share; give one of the two.
         inner: the rule that measures; it sees the prompt alone.
-        scope: where there may be voids, always in decode; protected layers are never chosen.
+        scope: the tokens and layers where there may be voids, always in decode; protected layers are never chosen.
 
     Raises:
         ValueError: not exactly one of ``skip`` and ``min_usage``, or a scope outside decode; when used, a run without

@@ -29,10 +29,11 @@ class RandomLayers:
 
     Args:
         count: void layers of a token. They are drawn among those that ``scope`` does not protect.
-        seed: of the draw, >= 0. What a token is drawn depends on nothing else but its sample's id and its position.
+        seed: the seed of the draw, >= 0. What a token is drawn depends on nothing else but its sample's id and its
+            position.
         grain: ``"token"``: drawn for each token; ``"sequence"``: once for each sample; ``"static"``: once.
         unit: which part of each block is void; ``"sublayers"`` draws ``count`` layers for either.
-        scope: where there may be voids.
+        scope: the tokens and layers where there may be voids.
 
     Raises:
         ValueError: a negative count or seed, an unknown grain; when used, a count beyond the layers not protected.
@@ -96,10 +97,11 @@ class RandomTokens:
 
     Args:
         rates: share of void tokens of each layer, 0 to 1; one number for all layers alike.
-        seed: of the draw, >= 0. What a token is drawn depends on nothing else but its sample's id and its position.
+        seed: the seed of the draw, >= 0. What a token is drawn depends on nothing else but its sample's id and its
+            position.
         unit: which part of each block is void.
-        scope: where there may be voids. So that the budget is met all the same, the rates of protected layers are
-            spread evenly over the other layers.
+        scope: the tokens and layers where there may be voids. So that the budget is met all the same, the rates of
+            protected layers are spread evenly over the other layers.
 
     Raises:
         ValueError: rates outside 0 to 1, a negative seed; when used, rates of a model of another depth, or more

@@ -41,7 +41,7 @@ class FixedLayers(StaticRule):
         layers: block indices; negative ones count from the last layer. Checked against the model's depth
             when the rule is first used.
         unit: which part of each block is void.
-        scope: where there may be voids.
+        scope: the tokens and layers where there may be voids.
 
     >>> FixedLayers([3, 1, 3]).layers
     (1, 3)
@@ -69,7 +69,7 @@ class ContiguousBlock(StaticRule):
         start: the first of them; a negative one counts from the last layer.
         n: how many, at least 1.
         unit: which part of each block is void.
-        scope: where there may be voids.
+        scope: the tokens and layers where there may be voids.
 
     Raises:
         ValueError: ``n`` under 1; when used, a block that does not fit the model.
@@ -116,7 +116,7 @@ class UnifiedSkipping(StaticRule):
 
     Args:
         speedup: how many times fewer layers decode runs, at least 1.
-        scope: where there may be voids; published: decode alone.
+        scope: the tokens and layers where there may be voids; published: decode alone.
 
     Raises:
         ValueError: a speedup under 1; when used, one that keeps fewer than 2 of the model's layers.
@@ -159,7 +159,7 @@ class TopImportance(StaticRule):
         skip: how many layers are void. They are chosen among those that ``scope`` does not protect; of equals the
             deeper is void first.
         unit: which part of each block is void.
-        scope: where there may be voids.
+        scope: the tokens and layers where there may be voids.
 
     Raises:
         ValueError: scores that are no finite numbers, or fewer open layers than ``skip``; when used, scores of a

@@ -32,7 +32,7 @@ class SWIFT:
             of those that ``scope`` does not protect.
         attn, mlp: the layers whose attention, or MLP, is void; None: not fitted yet. Give both to replay a set.
         score: the share of context tokens whose most likely next token stayed, which :meth:`fit` fills in.
-        scope: where there may be voids; published: in decode.
+        scope: the tokens and layers where there may be voids; published: in decode.
 
     Raises:
         ValueError: a ratio outside 0 to 1, one set without the other; when used, no sets, the first or the last
@@ -106,7 +106,7 @@ class SWIFT:
             bayes_every: every so many-th set is the process's.
             target: end with a score above it.
             context: tokens read of each context, from its beginning.
-            seed: of the search.
+            seed: the seed of the search.
 
         Raises:
             ValueError: no contexts, options that are no such numbers, or a model that leaves nothing to skip.

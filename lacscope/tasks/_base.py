@@ -49,7 +49,7 @@ class Question:
         target: index of the right choice, -1 where there are no choices.
         answer: the right answer as text, for generated scoring.
         group: MMLU's subject, the two-hop set's number of hops, "" elsewhere.
-        order: for shuffled options: shown option i is the data set's option ``order[i]``.
+        order: the order of shuffled options; shown option i is the data set's option ``order[i]``.
         options: the options' texts as shown, where ``choices`` are only their letters.
         chat_template_kwargs: options of the chat template (``enable_thinking``), where ``chat``.
 

@@ -56,14 +56,14 @@ def agreement(
       exchangeable. Neighbours are alike, so where two scores both drift with depth p is too small.
 
     Args:
-        scores: for each name a DataArray over (sample, layer) or (layer,), larger = more important, all with the same
-            layers. Its attributes ``preset``, ``paper_settings``, ``settings``, ``departures`` and ``positions``
-            (:func:`lacscope.traces.result_attrs`) are kept.
+        scores: the scores by name: each a DataArray over (sample, layer) or (layer,), larger = more important, all
+            with the same layers. Its attributes ``preset``, ``paper_settings``, ``settings``, ``departures`` and
+            ``positions`` (:func:`lacscope.traces.result_attrs`) are kept.
         drop: layers left out of the second panel; negative ones count from the last.
         n_boot: resamplings.
         n_permutations: permutations of the layers at most.
-        seed: of both.
-        confidence: of the interval.
+        seed: the seed of the resamples and of the permutations.
+        confidence: the level of the interval.
         model: its name, for the figure.
         data: what the samples are, for the figure.
 

@@ -58,7 +58,7 @@ def flops(trace: xr.Dataset, voids: xr.DataArray) -> tuple[xr.DataArray, xr.Data
         DataArrays over (effect, ..., sample, token), as the mask, and over token. What invalid tokens have is no use.
 
     Raises:
-        TraceError: as :func:`skippable_compute`.
+        TraceError: the reasons of :func:`skippable_compute`.
     """
     cost = cost_of(trace)
     if cost is None:

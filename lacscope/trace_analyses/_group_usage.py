@@ -49,7 +49,7 @@ def usage_by_group(
         trace: a trace.
         groups: a grouping of its tokens, such as ``groups_by_class(trace)`` (:mod:`lacscope.trace_analyses`).
         voids: a mask, with or without a dimension ``alpha``; default: the trace's own.
-        seed: of the bootstrap, >= 0.
+        seed: the seed of the bootstrap, >= 0.
         sinks: ``"apart"``: position 0 and the other sinks leave their groups for two of their own, ``"position 0"``
             and ``"other sinks"``; ``"include"``: they stay; ``"exclude"``: they are in no group. A few sinks set the
             mean norms of a group that they stay in.
@@ -57,7 +57,7 @@ def usage_by_group(
         values: more values a token, over (sample, token) or (sample, layer, token), such as
             ``token_shift(full, changed)``; NaN where a token has none.
         n_bootstrap: resamples of the samples.
-        level: of the intervals, in (0, 1).
+        level: the level of the intervals, in (0, 1).
         data: what the prompts are, for figures.
 
     Returns:

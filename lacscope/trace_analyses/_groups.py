@@ -52,7 +52,7 @@ def groups_by_position(trace: xr.Dataset, edges: Sequence[int] = POSITION_EDGES)
         str DataArray (sample, token): "0", "1", "4-5", ..., "8192+"; "" where the token is not valid.
 
     Raises:
-        TraceError: as :func:`groups_by_class`.
+        TraceError: the reasons of :func:`groups_by_class`.
         ValueError: edges that are not ascending, or not above 0.
 
     >>> from lacscope.testing import synthetic_trace
@@ -74,14 +74,14 @@ def groups_by_surprisal(trace: xr.Dataset, edges: Sequence[float | int] = SURPRI
 
     Args:
         trace: a trace with ``measures=("surprisal",)``.
-        edges: in nats, ascending, above 0; bins as in :func:`groups_by_position`.
+        edges: the edges of the bins in nats, ascending, above 0; bins as in :func:`groups_by_position`.
 
     Returns:
         str DataArray (sample, token): "< 0.01", "0.01 to 0.1", ..., ">= 12"; "" where the token is not valid or
         has no surprisal, as the first of a sample.
 
     Raises:
-        TraceError: as :func:`groups_by_class`, or no surprisal in the trace.
+        TraceError: the reasons of :func:`groups_by_class`, or no surprisal in the trace.
         ValueError: edges that are not ascending, or not above 0.
 
     >>> from lacscope.testing import synthetic_trace
@@ -120,7 +120,7 @@ def groups_by_correct(trace: xr.Dataset, correct: Sequence[bool] | Bool[np.ndarr
         str DataArray (sample, token): "answer right" or "answer wrong"; "" where the token is not valid.
 
     Raises:
-        TraceError: as :func:`groups_by_class`.
+        TraceError: the reasons of :func:`groups_by_class`.
         ValueError: another number of values than samples, or values that are not bool.
 
     >>> from lacscope.testing import synthetic_trace

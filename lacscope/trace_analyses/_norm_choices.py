@@ -32,13 +32,13 @@ def share_right(
     """Share of the questions whose right candidate has the largest signal of its question's candidates.
 
     Args:
-        signals: from :func:`~lacscope.trace_analyses.norm_signals`, one sample a candidate.
+        signals: the result of :func:`~lacscope.trace_analyses.norm_signals`, one sample a candidate.
         right: whether each sample is the right answer to its question.
         questions: which question each sample answers.
-        seed: of the bootstrap over questions, >= 0.
-        layers: as :func:`~lacscope.trace_analyses.rank_candidates`.
+        seed: the seed of the bootstrap over questions, >= 0.
+        layers: the layers summed over, as in :func:`~lacscope.trace_analyses.rank_candidates`.
         n_bootstrap: resamples.
-        level: of the intervals, in (0, 1).
+        level: the level of the intervals, in (0, 1).
 
     Returns:
         Dataset over ``signal``, the four and ``"length"`` (the number of decode tokens): ``share`` in [0, 1] with its

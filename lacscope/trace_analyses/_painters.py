@@ -24,7 +24,7 @@ def painters_curves(
             number for each kind.
         chance: expected score of a blind guess, for each task.
         n_boot: bootstrap draws of samples, the same in every plan and in the full model.
-        seed: of the bootstrap.
+        seed: the seed of the bootstrap.
 
     Returns:
         Dataset with ``score`` (task, kind, start), mean over samples and seeds; ``full`` (task); ``normalised``

@@ -50,13 +50,13 @@ def matched_difference(
     it. The interval is a percentile bootstrap over samples, with the same resamples for every row.
 
     Args:
-        cells: from :func:`~lacscope.trace_analyses.cell_counts`, of one model and task; each sample once.
+        cells: the table of :func:`~lacscope.trace_analyses.cell_counts`, of one model and task; each sample once.
         n_layers: layers of the model.
-        seed: of the bootstrap, >= 0.
+        seed: the seed of the bootstrap, >= 0.
         of: ``"usage"``, or one of the ``values`` that the cells were counted with, such as ``"kl"``: what an effect
             does to the token, in that value's own units.
         n_bootstrap: resamples.
-        level: of the interval, in (0, 1).
+        level: the level of the interval, in (0, 1).
 
     Returns:
         One row per alpha and matching. Columns: ``of``; ``alpha``; ``matched_on`` (a key of :data:`MATCHINGS`);

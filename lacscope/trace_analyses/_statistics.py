@@ -102,9 +102,9 @@ def paired_bootstrap(
     Args:
         differences: one value a sample, or [seed, sample]; no NaN.
         groups: each sample's group, such as its MMLU subject.
-        seed: of the resampling.
+        seed: the seed of the resampling.
         n: number of resamplings.
-        confidence: of the interval.
+        confidence: the level of the interval.
 
     Returns:
         (low, high); NaN with fewer than two samples.

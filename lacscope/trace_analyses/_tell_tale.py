@@ -84,9 +84,9 @@ def norm_signals(
 
     Args:
         trace: a trace with decode tokens, one sample a response.
-        thresholds: over ``layer``, from :func:`norm_thresholds` of a calibration trace of the same model. Of numbers
-            of your own, without attributes, the layers alone are compared.
-        stream: as for the thresholds.
+        thresholds: the thresholds over ``layer``, from :func:`norm_thresholds` of a calibration trace of the same
+            model. Of numbers of your own, without attributes, the layers alone are compared.
+        stream: the stream, as for the thresholds.
         late_share: the last part of a response that ``late_excess`` runs over; of n decode tokens, those from
             ``int((1 - late_share) * n)`` on, as in the authors' code.
         sinks: whether sink tokens count; as for the thresholds.
@@ -173,7 +173,7 @@ def rank_candidates(
     """Rank candidate responses by one signal, summed over layers: the largest is first, a response without one last.
 
     Args:
-        signals: from :func:`norm_signals`, one sample a candidate.
+        signals: the result of :func:`norm_signals`, one sample a candidate.
         signal: ``"norm_sum"`` (A), ``"excess"`` (B), ``"count_above"`` (C) or ``"late_excess"`` (D).
         layers: the layers summed over; ``"late"`` as :func:`late_layers`.
         questions: which question each sample answers; candidates are ranked within their question. Default: all

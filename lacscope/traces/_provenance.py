@@ -75,7 +75,7 @@ def result_attrs(
         preset: the paper's settings that ``settings`` are compared with; None for a quantity of nobody's.
         settings: the keyword arguments in force.
         positions: which tokens, in words: ``"all but position 0"``.
-        aggregation: over what, in words: ``"mean over tokens, then samples"``.
+        aggregation: what was aggregated over, in words: ``"mean over tokens, then samples"``.
         n_samples: prompts read.
         data: what the prompts are (``"GSM8K test"``); "" where the caller did not say, which departs from a preset
             that names its data.

@@ -5,6 +5,7 @@ import doctest
 import importlib
 import inspect
 import pydoc
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -212,3 +213,20 @@ def test_there_are_docstring_examples() -> None:
     for name in ("traces._voids", "trace_analyses._usage", "rules._static"):
         module = importlib.import_module(f"lacscope.{name}")
         assert sum(len(test.examples) for test in finder.find(module)), name
+
+
+# An editor shows an entry by itself: it has to say what the argument is.
+PREPOSITIONS = "of|by|at|in|on|from|for|with|under|over|to|as|than|where|beside|between|among|until|within|without"
+BARE_ENTRY = re.compile(rf"^ {{4,}}[\w*]+(?:, [\w*]+)*: (?:{PREPOSITIONS})\b", re.MULTILINE)
+
+
+def test_no_entry_of_a_docstring_begins_with_a_preposition() -> None:
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef
+    bare = [
+        f"{module}: {found[0].strip()}"
+        for module, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, kinds) and (text := ast.get_docstring(node, clean=True)) is not None
+        for found in BARE_ENTRY.finditer(text)
+    ]
+    assert not bare

@@ -30,7 +30,7 @@ def permuted_exits(trace: xr.Dataset, voids: xr.DataArray, *, seed: int) -> Void
     Args:
         trace: a trace.
         voids: the mask to match, over (sample, layer, token).
-        seed: of the draw, >= 0.
+        seed: the seed of the draw, >= 0.
 
     Returns:
         Mask (sample, layer, token) as from :func:`lacscope.voids`: 1 at voids, NaN where the token is not valid;
@@ -61,7 +61,7 @@ def random_layers(trace: xr.Dataset, voids: xr.DataArray, *, seed: int, protect:
     Args:
         trace: a trace.
         voids: the mask to match: the voids realised in the bypass run.
-        seed: of the draw, >= 0.
+        seed: the seed of the draw, >= 0.
         protect: layers 0 and L-1 are never voids. A token with more than L-2 voids then has L-2.
 
     Returns:
@@ -69,7 +69,7 @@ def random_layers(trace: xr.Dataset, voids: xr.DataArray, *, seed: int, protect:
         ``shortfall``, the (layer, token) pairs that found no place.
 
     Raises:
-        TraceError, ValueError: as :func:`permuted_exits`.
+        TraceError, ValueError: the reasons of :func:`permuted_exits`.
 
     >>> from lacscope.testing import synthetic_trace
     >>> trace = synthetic_trace()
@@ -97,7 +97,7 @@ def random_tokens(trace: xr.Dataset, voids: xr.DataArray, *, seed: int, protect:
     Args:
         trace: a trace.
         voids: the mask to match: the voids realised in the bypass run.
-        seed: of the draw, >= 0.
+        seed: the seed of the draw, >= 0.
         protect: layers 0 and L-1 are never voids. So that the budget stays the same, as under
             :func:`random_layers`, their voids go to random active (layer, token) pairs of the other layers in
             the same sample and phase: those layers' rates rise by so much.
@@ -107,7 +107,7 @@ def random_tokens(trace: xr.Dataset, voids: xr.DataArray, *, seed: int, protect:
         ``shortfall``, the pairs that found no place since the other layers were full.
 
     Raises:
-        TraceError, ValueError: as :func:`permuted_exits`.
+        TraceError, ValueError: the reasons of :func:`permuted_exits`.
 
     >>> from lacscope.testing import synthetic_trace
     >>> trace = synthetic_trace()

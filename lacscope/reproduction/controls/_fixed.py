@@ -14,7 +14,7 @@ def lowest_usage(usage: xr.DataArray, n_layers_void: int) -> tuple[int, ...]:
     """The layers of lowest usage, in rising order: a fixed mask for ``bypass``. Of equals, the deeper one.
 
     Args:
-        usage: over ``layer`` alone, such as ``layer_usage(trace, by="all")``.
+        usage: a usage over ``layer`` alone, such as ``layer_usage(trace, by="all")``.
         n_layers_void: how many, 0 .. L.
 
     Raises:

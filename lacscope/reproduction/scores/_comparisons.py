@@ -46,8 +46,8 @@ def compare(scores: pd.DataFrame, *, seed: int = 0, draws: int = 2000) -> pd.Dat
     """Every condition against the full model, and LAC against each control of its effect and alpha.
 
     Args:
-        scores: per-sample scores of one run or more, the full model's and the controls' among them.
-        seed: of the bootstrap.
+        scores: the per-sample scores of one run or more, the full model's and the controls' among them.
+        seed: the seed of the bootstrap.
         draws: resamplings of each bootstrap.
 
     Returns:
@@ -63,7 +63,7 @@ def compare(scores: pd.DataFrame, *, seed: int = 0, draws: int = 2000) -> pd.Dat
         ``full_high``) stands above the best constant answer's (``constant``, NaN on a task without choices: 0 then).
 
     Raises:
-        ValueError: as :func:`lacscope.reproduction.scores.summarise`.
+        ValueError: the reasons of :func:`lacscope.reproduction.scores.summarise`.
 
     >>> from lacscope.testing import synthetic_scores
     >>> found = compare(synthetic_scores(8), draws=50)

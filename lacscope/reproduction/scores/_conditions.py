@@ -22,7 +22,7 @@ def conditions(scores: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFr
     """Each condition's key, its rows (samples that all its seeds share), and the full model's rows of those samples.
 
     Raises:
-        ValueError: as :func:`summarise`.
+        ValueError: the reasons of :func:`summarise`.
     """
     _check(scores)
     for _, run in scores.groupby(RUN, sort=False):

@@ -34,7 +34,7 @@ def null_share(scores: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         scores: the scores table, with rows of ``norm_null`` and of LAC at the same effect and alpha.
-        comparisons: of the same scores.
+        comparisons: the comparisons of the same scores.
 
     Returns:
         A row per (model, task, style, scoring, effect, alpha, phase): ``correlation`` and ``left_over`` of the usage

@@ -28,7 +28,7 @@ def summarise(scores: pd.DataFrame, *, seed: int = 0, draws: int = 2000) -> pd.D
 
     Args:
         scores: per-sample scores of one run or more, with the full model's beside them.
-        seed: of the bootstrap.
+        seed: the seed of the bootstrap.
         draws: resamplings of each bootstrap.
 
     Returns:
@@ -82,7 +82,7 @@ def accuracy_by_group(scores: pd.DataFrame, names: Mapping[str, str] | None = No
         else NaN).
 
     Raises:
-        ValueError: as :func:`summarise`; or a group that ``names`` lacks.
+        ValueError: the reasons of :func:`summarise`; or a group that ``names`` lacks.
     """
     missing = sorted(set(scores["group"]) - set(names)) if names is not None else []
     if missing:
@@ -101,7 +101,7 @@ def usage_by_layer(scores: pd.DataFrame, *, effect: str = "observe", scoring: st
     """LAC's usage by layer and phase at each alpha, tokens pooled over samples.
 
     Args:
-        scores: of one model, task and style.
+        scores: the scores of one model, task and style.
         effect: the rows to take.
         scoring: the rows to take; default: generated answers where there are such rows (they have decode tokens).
 

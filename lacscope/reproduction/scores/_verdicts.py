@@ -33,8 +33,8 @@ def verdict(comparisons: pd.DataFrame, null: pd.DataFrame | None = None) -> list
     their interval alone, and the sentence says so.
 
     Args:
-        comparisons: from :func:`lacscope.reproduction.scores.compare`.
-        null: from :func:`lacscope.reproduction.scores.null_share`, for what is left over the norm-only null.
+        comparisons: the table of :func:`lacscope.reproduction.scores.compare`.
+        null: the table of :func:`lacscope.reproduction.scores.null_share`, for what is left over the norm-only null.
 
     Returns:
         Sentences, in order: where the primary comparison is missing; then for each model, task, style and scoring

@@ -34,8 +34,8 @@ def controlled(
 
     Args:
         scores, norms: tables of the choice part.
-        alphas: for each effect, where it is controlled; those alphas must be in the choice part.
-        seeds: of the random controls.
+        alphas: the alphas, for each effect, at which it is controlled; those alphas must be in the choice part.
+        seeds: the seeds of the random controls.
 
     Raises:
         ValueError: an alpha that the choice part lacks under that effect.

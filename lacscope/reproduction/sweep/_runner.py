@@ -65,8 +65,8 @@ def make_spec(
     """The specification of a sweep of these questions on this model.
 
     Args:
-        weights: from :func:`lacscope.models.weights_digest`.
-        read: from :func:`lacscope.tracing.read_questions`, whose order decides shards and batches.
+        weights: the digest of :func:`lacscope.models.weights_digest`.
+        read: the questions as read by :func:`lacscope.tracing.read_questions`, whose order decides shards and batches.
         settings: further fields of :class:`~lacscope.reproduction.sweep._spec.SweepSpec`: batch_size, max_new_tokens,
             ...
     """
@@ -103,7 +103,7 @@ def run_shards(
     Killed at any moment, the same call goes on where it stopped: whole shards stay, one in flight is redone.
 
     Args:
-        store: where the shards go; its specification must be of these very questions.
+        store: the store where the shards go; its specification must be of these very questions.
         share: default: all shards.
         keep_traces: also save every trace under ``traces/``; a whole shard without its traces is done again. A
             private task's are saved without token ids and text, with a sha256 of the prompt instead, and so are all

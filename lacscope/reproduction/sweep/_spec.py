@@ -29,8 +29,8 @@ class Condition:
     Args:
         effect: ``"none"`` is the model without any hook of ours; else the effect of the rule's voids.
         rule: ``"full"`` (with ``"none"``), ``"lac"``, or one of the controls in :data:`CONTROLS_OF`.
-        alpha: of L2 Adaptive Computation; for a control, of the run that it is matched to.
-        seed: of a random control; -1 elsewhere.
+        alpha: the alpha of L2 Adaptive Computation; for a control, of the run that it is matched to.
+        seed: the seed of a random control; -1 elsewhere.
         protect: the first and the last layer are never voids (bypass controls).
         layers: the void layers of a control that fixes them; for ``"constant_exit"``, those past the exit.
     """
@@ -96,12 +96,12 @@ class SweepSpec:
         conditions: what is measured for each sample.
         batch_size: rows of a forward pass.
         shard_size: questions of a shard, the unit that is written, and redone when cut.
-        max_new_tokens, temperature, top_p, seed: of generation.
+        max_new_tokens, temperature, top_p, seed: the options of generation.
         phase_alphas: alphas whose usage is also counted by token class, position and surprisal.
         keep_text: whether generated texts are kept; of a private task they never are.
         quantization: what the weights are quantised to (:func:`lacscope.models.quantization`); "" where they are not.
         chat_template_kwargs: options of the chat template, as JSON; "" for none.
-        versions: of the packages that can change a number.
+        versions: the versions of the packages that can change a number.
     """
 
     model: str = field(metadata={"hashed": False})
