@@ -32,7 +32,7 @@ from torch import nn
 import lacscope
 from lacscope.models._checks import check_blocks
 from lacscope.models.adapters import build_bridge
-from lacscope.traces._schema import installed_versions
+from lacscope.traces._provenance import installed_versions
 
 DOCS = Path(__file__).parents[1] / "docs"
 PROMPTS = [[5, 17, 60, 9, 33, 71, 8, 20, 44], [44, 3, 90, 51]]

@@ -34,7 +34,7 @@ from lacscope.tasks._gpqa import Gpqa
 from lacscope.tasks._registry import task
 from lacscope.tasks._selection import choose
 from lacscope.trace_analyses._effects import next_token_shift
-from lacscope.traces._schema import installed_versions
+from lacscope.traces._provenance import installed_versions
 from lacscope.tracing._questions import ReadQuestion, digest, read_questions
 
 DOCS = Path(__file__).parents[1] / "docs"

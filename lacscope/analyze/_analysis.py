@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import xarray as xr
 
 from lacscope.analyze._prompts import Prompts, PromptsError
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Progress
 
 Needs = Literal["prompts", "answers", "questions", "choices"]
@@ -20,10 +21,17 @@ _MISSING = {
 
 @dataclass(frozen=True)
 class SoFar:
-    """What a piece of work is told: the results of the pieces before it, and whom to tell how far it is."""
+    """What a piece of work is told when it begins.
+
+    Attributes:
+        parts: the results of the pieces before it.
+        progress: whom to tell how far it is.
+        stored: the finished result of another analysis of the same prompts, by its name; None where there is none.
+    """
 
     parts: tuple[xr.Dataset, ...] = ()
     progress: Progress | None = None
+    stored: Callable[[str], xr.Dataset | None] = lambda name: None
 
 
 NOTHING = SoFar()
@@ -42,7 +50,7 @@ class Analysis:
 
     Attributes:
         name: the name on the command line, and of the files.
-        group: one of ``lacscope.analyze._catalogue.GROUPS``.
+        group: its heading in the list, which asks for all under it.
         says: what it measures, in a line.
         needs: ``"prompts"`` of any kind; ``"answers"`` after them; ``"questions"`` of a benchmark;
             ``"choices"``: such questions, each with several choices.
@@ -51,7 +59,7 @@ class Analysis:
         draw: the whole result to Axes.
         fewest: how many prompts it needs.
         lacks: what else these prompts lack for this model, in words; "" where nothing.
-        settings: those of its own that change the result; a result made with others is made anew.
+        settings: its own settings that change the result; a result made with other ones is made anew.
         style: the style in which questions are read, of tasks that have it: its paper's; "" for the usual one.
     """
 
@@ -99,12 +107,12 @@ def piece(run: Callable[..., xr.Dataset], *args: Any) -> Part:
     return one
 
 
-def whole(run: Callable[[Any, Prompts, Progress | None], xr.Dataset]) -> Callable[[Any, Prompts], list[Part]]:
+def whole(run: Callable[[Any, Prompts, SoFar], xr.Dataset]) -> Callable[[Any, Prompts], list[Part]]:
     """All in one piece; ``run`` is also told whom to tell how far it is."""
 
     def parts(model: Any, prompts: Prompts) -> list[Part]:
         def one(so_far: SoFar = NOTHING) -> xr.Dataset:
-            return run(model, prompts, so_far.progress)
+            return run(model, prompts, so_far)
 
         return [one]
 
@@ -121,17 +129,12 @@ def each(run: Callable[[Any, Prompts, int], xr.Dataset]) -> Callable[[Any, Promp
     return parts
 
 
-def by_prompt(function: Callable[..., xr.Dataset], **settings: Any) -> Callable[[Any, Prompts], list[Part]]:
-    return each(
-        lambda model, own, start: function(model, own.whole, max_tokens=own.max_tokens, data=own.name, **settings)
-    )
-
-
-def by_styled_prompt(function: Callable[..., xr.Dataset], **settings: Any) -> Callable[[Any, Prompts], list[Part]]:
-    """The same of a function that also says in which form its prompts are put."""
+def by_prompt(measure: Measure, **settings: Any) -> Callable[[Any, Prompts], list[Part]]:
+    """A measure of a few prompts each, told what it has a keyword for: their data, their form, where they are cut."""
 
     def one(model: Any, own: Prompts, start: int) -> xr.Dataset:
-        said = {"data": own.name, "prompt_format": own.prompt_format}
-        return function(model, own.whole, max_tokens=own.max_tokens, **said, **settings)
+        said = measure.takes(max_tokens=own.max_tokens, data=own.name, prompt_format=own.prompt_format)
+        found: xr.Dataset = measure.function(model, own.whole, **said, **settings)
+        return found
 
     return each(one)

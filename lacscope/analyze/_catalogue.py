@@ -2,15 +2,12 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from types import MappingProxyType
+from dataclasses import replace
 from typing import Any
 
 import xarray as xr
 
-from lacscope import model_measures as depth
-from lacscope import model_measures as importance
-from lacscope import plots
-from lacscope.analyze._analysis import Analysis, Part, by_prompt, by_styled_prompt, each, whole
+from lacscope.analyze._analysis import Analysis, Needs, Part, SoFar, by_prompt, each, whole
 from lacscope.analyze._candidates import TELL_TALE, candidates, right_by_norms
 from lacscope.analyze._depth import (
     curves_of_depth,
@@ -22,16 +19,16 @@ from lacscope.analyze._depth import (
     scores_of_groups,
     too_short_to_cut,
 )
-from lacscope.analyze._importance import agree, geometry, identity, removals, scores
+from lacscope.analyze._importance import agree, geometry, identity, removals, right_without_each, scores
 from lacscope.analyze._joining import join_samples
 from lacscope.analyze._maps import BYPASSED, all_states, maps_to_bypassed, own_maps, too_few_tokens
 from lacscope.analyze._prompts import Prompts, too_alike
 from lacscope.analyze._skipping import PAINTERS, TRADEOFF, all_plans, curves, painters, tradeoffs
 from lacscope.analyze._tokens import TOKENS, draw_groups, draw_phases, phases, traces, usage_of_groups
 from lacscope.guards._arguments import did_you_mean
-from lacscope.tasks._gsm8k import CSORDAS
+from lacscope.plots._plot import drawing
+from lacscope.traces._measure import MEASURES, Measure
 
-POOLED = MappingProxyType({"aggregation": depth.POOLED})
 FIRST, REST = (0, 1), (1, sys.maxsize)  # windows of positions
 GROUPS = ("depth", "importance", "tokens", "painters", "plans")
 
@@ -41,156 +38,135 @@ def _last(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     return parts[-1]
 
 
-def _all_prompts(function: Callable[..., xr.Dataset]) -> Callable[[Any, Prompts], list[Part]]:
-    return whole(
-        lambda model, prompts, progress: function(
-            model, prompts.whole, max_tokens=prompts.max_tokens, data=prompts.name, progress=progress
-        )
+def _all_prompts(measure: Measure) -> Callable[[Any, Prompts], list[Part]]:
+    def run(model: Any, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
+        read = () if measure.needs == "weights" else (prompts.whole,)
+        said = measure.takes(max_tokens=prompts.max_tokens, data=prompts.name, progress=so_far.progress)
+        found: xr.Dataset = measure.function(model, *read, **said)
+        return found
+
+    return whole(run)
+
+
+def analysis_of(
+    measure: Measure,
+    parts: Callable[[Any, Prompts], list[Part]],
+    join: Callable[[Sequence[xr.Dataset]], xr.Dataset] = _last,
+    **changes: Any,
+) -> Analysis:
+    """The analysis of a measure, from its record: its name, group, words, needs, settings, style and plot."""
+    of_prompts: dict[str, Needs] = {"answers": "answers", "questions": "questions", "choices": "choices"}
+    one = Analysis(
+        measure.command,
+        measure.group,
+        measure.says,
+        of_prompts.get(measure.needs, "prompts"),
+        parts,
+        join,
+        drawing(measure),
+        settings=measure.fixed,
+        style=measure.style,
     )
+    return replace(one, **changes)
 
 
-def _by_unit(unit: str) -> Callable[[Any, Prompts], list[Part]]:
-    return by_styled_prompt(depth.current_skip_influence, unit=unit)
+def _by_its_record(measure: Measure) -> Analysis:
+    if measure.parts == "each":
+        return analysis_of(measure, by_prompt(measure), join_samples)
+    return analysis_of(measure, _all_prompts(measure))
 
 
-_ALL = (
-    Analysis(
-        "contributions", "depth", "norm of what each layer adds, beside the stream's", "prompts",
-        by_styled_prompt(depth.relative_contributions), join_samples, plots.plot_relative_contributions,
-        settings=POOLED, style=CSORDAS,
-    ),
-    Analysis(
-        "cosines", "depth", "cosine of what each layer adds with the stream", "prompts",
-        by_styled_prompt(depth.residual_cosines), join_samples, plots.plot_residual_cosines,
-        settings=POOLED, style=CSORDAS,
-    ),
-    Analysis(
-        "logit-lens", "depth", "KL and top-5 overlap of each state's prediction with the output's", "prompts",
-        by_styled_prompt(depth.logit_lens), join_samples, plots.plot_logit_lens, style=CSORDAS,
-    ),
-    Analysis(
-        "future", "depth", "skip influence of each layer on later tokens", "prompts",
-        futures, join_samples, plots.plot_skip_influence, lacks=too_short_to_cut, style=CSORDAS,
-    ),
-    Analysis(
-        "current", "depth", "skip influence of each layer on all tokens", "prompts",
-        _by_unit("block"), join_samples, plots.plot_skip_influence, style=CSORDAS,
-    ),
-    Analysis(
-        "current-attn", "depth", "the same of each layer's attention alone", "prompts",
-        _by_unit("attn"), join_samples, plots.plot_skip_influence, style=CSORDAS,
-    ),
-    Analysis(
-        "current-mlp", "depth", "the same of each layer's MLP alone", "prompts",
-        _by_unit("mlp"), join_samples, plots.plot_skip_influence, style=CSORDAS,
-    ),
-    Analysis(
-        "local", "depth", "skip influence of each layer on each later one, without propagation", "prompts",
-        by_styled_prompt(depth.local_skip_influence), join_samples, plots.plot_skip_influence, style=CSORDAS,
-    ),
-    Analysis(
-        "erasure", "depth", "change of the answer when one state is erased, by layer and token", "answers",
-        whole(erasure), _last, plots.plot_residual_erasure, fewest=2,
-    ),
-    Analysis(
-        "gradients", "depth", "integrated gradients of the answer, by layer and token", "answers",
-        whole(gradients), _last, plots.plot_integrated_gradients,
-    ),
-    Analysis(
-        "depth-score", "depth", "how deep what skipping layers changes in the answer lies, by group of questions",
-        "questions", influences_on_answers, scores_of_groups, plots.plot_depth_scores,
-    ),
-    Analysis(
-        "effective-depth", "depth", "the layer at which the model turns to its answer, by three criteria", "prompts",
-        each(curves_of_depth), depths_of_curves, plots.plot_effective_depths, settings=POOLED, style=CSORDAS,
-    ),
-    Analysis(
-        "maps", "depth", "how well each state is a linear map of each other", "prompts",
-        own_maps, all_states, plots.plot_linear_maps, fewest=2, lacks=too_few_tokens,
-    ),
-    Analysis(
-        "maps-bypassed", "depth", "the same onto the states with the middle layers bypassed", "prompts",
-        maps_to_bypassed, all_states, plots.plot_linear_maps, fewest=2, lacks=too_few_tokens, settings=BYPASSED,
-    ),
-    Analysis(
-        "block-influence", "importance", "1 - cosine of each block's input and output (ShortGPT)", "prompts",
-        by_prompt(importance.block_influence), join_samples, plots.plot_importance,
-    ),
-    Analysis(
-        "lim", "importance", "minus the cosine of the flattened input and output", "prompts",
-        by_prompt(importance.lim), join_samples, plots.plot_importance,
-    ),
-    Analysis(
-        "zd", "importance", "share of a layer's weights far from their mean (no data)", "prompts",
-        whole(lambda model, prompts, progress: importance.z_density(model)), _last, plots.plot_importance,
-    ),
-    Analysis(
-        "angular", "importance", "angular distance over every stretch of layers", "prompts",
-        _all_prompts(importance.angular_distance), _last, plots.plot_angular_distance,
-    ),
-    Analysis(
-        "similarity", "importance", "cosine of every pair of states", "prompts",
-        _all_prompts(importance.state_similarity), _last, plots.plot_state_similarity,
-    ),
-    Analysis(
-        "variance", "importance", "growth of the stream's variance at each layer", "prompts",
-        by_prompt(importance.depth_variance), join_samples, plots.plot_importance,
-    ),
-    Analysis(
-        "identity", "importance", "distance of each block's Jacobian from the identity", "prompts",
-        identity, join_samples, plots.plot_importance,
-    ),
-    Analysis(
-        "updates", "importance", "how much of each update a token-wise linear map explains", "prompts",
-        whole(geometry), _last, plots.plot_update_geometry, fewest=2,
-    ),
-    Analysis(
-        "ablation", "importance", "change of loss and KL when a block is bypassed", "prompts",
-        by_prompt(importance.causal_ablation), join_samples, plots.plot_ablation,
-    ),
-    Analysis(
-        "ablation-first", "importance", "the same, bypassed at position 0 alone", "prompts",
-        by_prompt(importance.causal_ablation, window=FIRST), join_samples, plots.plot_ablation,
-    ),
-    Analysis(
-        "ablation-rest", "importance", "the same, bypassed at all positions but 0", "prompts",
-        by_prompt(importance.causal_ablation, window=REST), join_samples, plots.plot_ablation,
-    ),
-    Analysis(
-        "ablation-accuracy", "importance", "right answers when a block is bypassed", "questions",
-        each(lambda model, own, start: importance.ablation_accuracy(model, own.questions, data=own.name)),
-        join_samples, plots.plot_ablation_accuracy,
-    ),
-    Analysis(
-        "sleb", "importance", "layers removed one after the other, least perplexity first", "prompts",
-        removals, _last, plots.plot_sleb,
-    ),
-    Analysis(
-        "agreement", "importance", "do all measures of importance rank the layers alike?", "prompts",
-        scores, agree, plots.plot_agreement,
-    ),
-    Analysis(
-        "token-usage", "tokens", "usage and effects by class, position and surprisal of the token, and by answer",
-        "prompts", traces, usage_of_groups, draw_groups, settings=TOKENS,
-    ),
-    Analysis(
-        "token-phases", "tokens", "usage and effects in the answer less those in the prompt, between like tokens",
-        "answers", traces, phases, draw_phases, settings=TOKENS,
-    ),
-    Analysis(
-        "tell-tale", "tokens", "how often the right choice has the largest norms", "choices",
-        candidates, right_by_norms, plots.plot_share_right, fewest=2, lacks=too_alike, settings=TELL_TALE,
-    ),
-    Analysis(
-        "painters", "painters", "score with the middle layers skipped, repeated, reordered", "questions",
-        painters, curves, plots.plot_painters_curves, settings=PAINTERS,
-    ),
-    Analysis(
-        "tradeoff", "plans", "right answers against decode time, by how the skipped layers are chosen", "questions",
-        tradeoffs, all_plans, plots.plot_plan_tradeoff, fewest=2, lacks=too_alike, settings=TRADEOFF,
-    ),
-)  # fmt: skip
-CATALOGUE = MappingProxyType({one.name: one for one in _ALL})
+def _others() -> list[Analysis]:
+    """What takes more than a measure's record: several results, other prompts, parts of its own."""
+    skip, ablation, maps = (MEASURES[name] for name in ("current_skip_influence", "causal_ablation", "linear_maps"))
+    return [
+        analysis_of(MEASURES["future_skip_influence"], futures, join_samples, lacks=too_short_to_cut),
+        *(
+            replace(
+                analysis_of(skip, by_prompt(skip, unit=unit), join_samples),
+                name=f"current-{unit}",
+                says=f"the same of each layer's {words} alone",
+            )
+            for unit, words in (("attn", "attention"), ("mlp", "MLP"))
+        ),
+        analysis_of(MEASURES["residual_erasure"], whole(erasure), fewest=2),
+        analysis_of(MEASURES["integrated_gradients"], whole(gradients)),
+        analysis_of(MEASURES["depth_scores"], influences_on_answers, scores_of_groups),
+        analysis_of(MEASURES["effective_depths"], each(curves_of_depth), depths_of_curves),
+        analysis_of(maps, own_maps, all_states, fewest=2, lacks=too_few_tokens),
+        analysis_of(
+            maps,
+            maps_to_bypassed,
+            all_states,
+            name="maps-bypassed",
+            says="the same onto the states with the middle layers bypassed",
+            fewest=2,
+            lacks=too_few_tokens,
+            settings=BYPASSED,
+        ),
+        analysis_of(MEASURES["identity_distance"], identity, join_samples),
+        analysis_of(MEASURES["update_geometry"], whole(geometry), fewest=2),
+        *(
+            analysis_of(
+                ablation,
+                by_prompt(ablation, window=window),
+                join_samples,
+                name=f"ablation-{name}",
+                says=f"the same, bypassed at {where}",
+            )
+            for name, window, where in (
+                ("first", FIRST, "position 0 alone"),
+                ("rest", REST, "all positions but 0"),
+            )
+        ),
+        analysis_of(MEASURES["ablation_accuracy"], each(right_without_each), join_samples),
+        analysis_of(MEASURES["sleb"], removals),
+        # After what it finds stored.
+        analysis_of(MEASURES["agreement"], scores, agree),
+        analysis_of(
+            MEASURES["usage_by_group"],
+            traces,
+            usage_of_groups,
+            name="token-usage",
+            says="usage and effects by class, position and surprisal of the token, and by answer",
+            draw=draw_groups,
+            settings=TOKENS,
+        ),
+        analysis_of(
+            MEASURES["matched_difference"],
+            traces,
+            phases,
+            name="token-phases",
+            says="usage and effects in the answer less those in the prompt, between like tokens",
+            needs="answers",
+            draw=draw_phases,
+            settings=TOKENS,
+        ),
+        analysis_of(
+            MEASURES["share_right"],
+            candidates,
+            right_by_norms,
+            needs="choices",
+            fewest=2,
+            lacks=too_alike,
+            settings=TELL_TALE,
+        ),
+        analysis_of(MEASURES["painters_curves"], painters, curves, needs="questions", settings=PAINTERS),
+        analysis_of(MEASURES["plan_tradeoff"], tradeoffs, all_plans, fewest=2, lacks=too_alike, settings=TRADEOFF),
+    ]
+
+
+def catalogue() -> dict[str, Analysis]:
+    """Every analysis by name and by group, in the order in which they are made; of registered measures last."""
+    by_record = [_by_its_record(measure) for measure in MEASURES.values() if measure.parts]
+    found = [*by_record, *_others()]
+    places = {group: place for place, group in enumerate(groups_of(found))}
+    return {one.name: one for one in sorted(found, key=lambda one: places[one.group])}
+
+
+def groups_of(analyses: Sequence[Analysis]) -> list[str]:
+    """The headings of these analyses: lacscope's own, then those of registered measures."""
+    return list(dict.fromkeys([*GROUPS, *(one.group for one in analyses)]))
 
 
 def named(names: Sequence[str]) -> list[Analysis]:
@@ -198,11 +174,13 @@ def named(names: Sequence[str]) -> list[Analysis]:
 
     Raises ValueError for a name that there is not, listing those that there are.
     """
-    known = {*CATALOGUE, *GROUPS, "all"}
+    there = catalogue()
+    groups = groups_of(list(there.values()))
+    known = {*there, *groups, "all"}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(
-            f"there is no analysis {unknown[0]!r}; choose from {', '.join(CATALOGUE)}, or a group of them: "
-            f"{', '.join(GROUPS)}, all.{did_you_mean(unknown[0], known)}"
+            f"there is no analysis {unknown[0]!r}; choose from {', '.join(there)}, or a group of them: "
+            f"{', '.join(groups)}, all.{did_you_mean(unknown[0], known)}"
         )
-    return [one for one in _ALL if {one.name, one.group, "all"} & set(names)]
+    return [one for one in there.values() if {one.name, one.group, "all"} & set(names)]

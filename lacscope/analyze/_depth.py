@@ -7,14 +7,13 @@ import numpy as np
 import xarray as xr
 
 from lacscope import model_measures as depth
-from lacscope.analyze._analysis import Part, each
+from lacscope.analyze._analysis import Part, SoFar, each
 from lacscope.analyze._joining import join_samples
 from lacscope.analyze._prompts import Prompts
 from lacscope.model_measures._cuts import SHORTEST
-from lacscope.traces._provenance import Progress
 
 
-def erasure(model: Any, prompts: Prompts, progress: Progress | None) -> xr.Dataset:
+def erasure(model: Any, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
     """Residual erasure of the shortest question."""
     place = _shortest(prompts)
     # As the authors: the means are of ten questions with their answers.
@@ -25,17 +24,17 @@ def erasure(model: Any, prompts: Prompts, progress: Progress | None) -> xr.Datas
         mean_over=others,
         data=f"{prompts.name}, the shortest question",
         mean_data=prompts.name,
-        progress=progress,
+        progress=so_far.progress,
     )
 
 
-def gradients(model: Any, prompts: Prompts, progress: Progress | None) -> xr.Dataset:
+def gradients(model: Any, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
     """Integrated gradients of the shortest question."""
     return depth.integrated_gradients(
         model,
         *_alone(prompts, _shortest(prompts)),
         data=f"{prompts.name}, the shortest question",
-        progress=progress,
+        progress=so_far.progress,
     )
 
 

@@ -1,27 +1,27 @@
 """Analyses of importance that are more than one call by prompt."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import xarray as xr
 
 from lacscope import model_measures as importance
-from lacscope.analyze._analysis import NOTHING, Part, SoFar, each, piece
+from lacscope.analyze._analysis import NOTHING, Part, SoFar, each
 from lacscope.analyze._prompts import Prompts
-from lacscope.model_measures._agreement import MEASURES, layer_scores
+from lacscope.model_measures._agreement import Read, scorers
 from lacscope.model_measures._sleb import SLEB, removable, sleb
 from lacscope.models._checks import UnsupportedModelError
 from lacscope.models.adapters import adapt
 from lacscope.trace_analyses._agreement import agreement
-from lacscope.traces._provenance import Progress
+from lacscope.traces._measure import MEASURES
 from lacscope.traces._schema import model_named
 
 PROTECTED = (0, -1)  # from SLEB, as by its authors
 EDGES = (0, 1, -1)  # layers that stand out in every model, without which the measures are compared too
 
 
-def geometry(model: Any, prompts: Prompts, progress: Progress | None) -> xr.Dataset:
+def geometry(model: Any, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
     """Geometry of updates, fitted on one half of the prompts and measured on the other."""
     half = (len(prompts) + 1) // 2
     held_out = prompts.part(half, len(prompts))
@@ -31,7 +31,7 @@ def geometry(model: Any, prompts: Prompts, progress: Progress | None) -> xr.Data
         calibration=prompts.part(0, half).whole,
         max_tokens=prompts.max_tokens,
         data=f"{prompts.name}, second half",
-        progress=progress,
+        progress=so_far.progress,
     )
 
 
@@ -69,21 +69,37 @@ def _identity(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
     )
 
 
+def right_without_each(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
+    """Right answers when a block is bypassed."""
+    return importance.ablation_accuracy(model, prompts.questions, data=prompts.name)
+
+
 def scores(model: Any, prompts: Prompts) -> list[Part]:
-    """Every measure of importance, one a part."""
+    """Every score of a layer's importance, one a part; what they read or share is read once for all of them.
 
-    def one(name: str) -> xr.Dataset:
-        others = [other for other in MEASURES if other != name]
-        attrs = {"metric": name, "model": adapt(model).name, "data": prompts.name, "n_samples": len(prompts)}
-        try:
-            (score,) = layer_scores(
-                model, prompts.whole, leave_out=others, max_tokens=prompts.max_tokens, data=prompts.name
-            ).values()
-        except UnsupportedModelError as error:  # the others can still be compared
-            return xr.Dataset(attrs={**attrs, "left_out": str(error)})
-        return score.rename("score").to_dataset().assign_attrs(attrs)
+    A measure that is stored of the same prompts is not made again; one that is stored in another way, with draws of
+    its own for every few prompts, is.
+    """
+    rows = [ids[: prompts.max_tokens] for ids in prompts.whole]
+    read = Read(model, rows, prompts.max_tokens, prompts.name, prompts.prompt_format)
+    as_stored = [measure for measure in MEASURES.values() if measure.parts]
+    attrs = {"model": adapt(model).name, "data": prompts.name, "n_samples": len(prompts)}
 
-    return [piece(one, name) for name in MEASURES]
+    def one(name: str, score: Callable[[Read], xr.DataArray]) -> Part:
+        def run(so_far: SoFar = NOTHING) -> xr.Dataset:
+            for measure in as_stored:
+                found = None if measure.name in read.found else so_far.stored(measure.command)
+                if found is not None:
+                    read.found[measure.name] = found
+            try:
+                scored = score(read).rename("score").to_dataset()
+            except UnsupportedModelError as error:  # the others can still be compared
+                return xr.Dataset(attrs={"metric": name, **attrs, "left_out": str(error)})
+            return scored.assign_attrs({"metric": name, **attrs})
+
+        return run
+
+    return [one(name, score) for name, score in scorers().items()]
 
 
 def agree(parts: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -18,7 +18,7 @@ def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
         ValueError: a variable that is neither.
 
     >>> from lacscope.traces._provenance import result_attrs
-    >>> attrs = result_attrs({}, preset=None, settings={}, positions="all", aggregation="none", n_samples=2)
+    >>> attrs = result_attrs("effect", {}, preset=None, settings={}, positions="all", aggregation="none", n_samples=2)
     >>> part = xr.Dataset({"a": ("sample", [1.0, 2.0])}, {"sample": [0, 1]}, attrs)
     >>> join_samples([part, part])["sample"].values.tolist()
     [0, 1, 2, 3]

@@ -7,10 +7,10 @@ from typing import Any
 import xarray as xr
 
 from lacscope.analyze._analysis import AT_ONCE, Analysis, SoFar
+from lacscope.analyze._catalogue import catalogue
 from lacscope.analyze._prompts import Prompts
 from lacscope.analyze._store import ResultStore, result_id
-from lacscope.traces._provenance import Progress
-from lacscope.traces._schema import installed_versions
+from lacscope.traces._provenance import Progress, installed_versions
 
 
 def analyze(
@@ -30,7 +30,7 @@ def analyze(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        analysis: one of ``CATALOGUE``.
+        analysis: one of :func:`lacscope.analyze._catalogue.catalogue`.
         weights: digest of the model's weights (:func:`lacscope.models.weights_digest`), part of the result's id.
         progress: called with (parts done, parts); where there is one part alone, also with how far that is.
 
@@ -43,13 +43,18 @@ def analyze(
     found = store.finished(analysis.name, key)
     if found is not None:
         return found
+    others = catalogue()
+
+    def stored(name: str) -> xr.Dataset | None:
+        return store.finished(name, id_of(others[name], prompts, weights)) if name in others else None
+
     work = analysis.parts(model, prompts)
     within = progress if len(work) == 1 else None
     parts: list[xr.Dataset] = []
     for index, run in enumerate(work):
         part = store.part(analysis.name, key, index)
         if part is None:
-            store.write_part(analysis.name, key, index, run(SoFar(tuple(parts), within)))
+            store.write_part(analysis.name, key, index, run(SoFar(tuple(parts), within, stored)))
             part = store.part(analysis.name, key, index)
         assert part is not None
         parts.append(part)

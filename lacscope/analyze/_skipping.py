@@ -37,6 +37,7 @@ def painters(model: Any, prompts: Prompts) -> list[Part]:
     # A long right answer is never all greedy; the share of its tokens that are tells more.
     score = {name: SCORED for name, asked in by_task.items() if all(len(one.choices) == 1 for one in asked)}
     attrs = result_attrs(
+        "painters_curves",
         model_attrs(model),
         preset=SUN_CURVES,
         settings={**PAINTERS, "times": 3, "starts": starts, "score": score},

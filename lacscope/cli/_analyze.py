@@ -92,14 +92,14 @@ def analyze_command(
         for name in task:
             task_named(name)
     with bar_of("Importing torch and TransformerLens", console):
-        from lacscope.analyze._catalogue import CATALOGUE, named
+        from lacscope.analyze._catalogue import catalogue, named
         from lacscope.analyze._prompts import task_prompts, text_prompts
         from lacscope.analyze._store import ResultStore
         from lacscope.models._facts import weights_digest
         from lacscope.models._loading import load_model
         from lacscope.models.adapters import adapt
     if listed:
-        Console().print(_table(CATALOGUE))
+        Console().print(_table(catalogue()))
         return
     asked = named(what or ["all"])
     by_name = [one for one in asked if one.name in (what or ())]

@@ -28,7 +28,7 @@ class Registry(Mapping[str, Item], Generic[Item]):
 
     Args:
         kind: what the things are, in a word, for messages.
-        shipped: a function that gives lacscope's own; it is called at first use.
+        shipped: a function that gives lacscope's own, one after the other; they are taken as far as a name asks.
         name_of: the name of a thing.
 
     >>> colours = Registry("colour", lambda: ["red"], name_of=str)
@@ -41,7 +41,8 @@ class Registry(Mapping[str, Item], Generic[Item]):
     def __init__(self, kind: str, shipped: Callable[[], Iterable[Item]], *, name_of: Callable[[Item], str]) -> None:
         self.kind = kind
         self._name_of = name_of
-        self._give_shipped: Callable[[], Iterable[Item]] | None = shipped
+        self._give_shipped = shipped
+        self._to_come: Iterator[Item] | None = None
         self._shipped: dict[str, Item] = {}
         self._added: dict[str, Item] = {}
 
@@ -57,7 +58,7 @@ class Registry(Mapping[str, Item], Generic[Item]):
                 f"the name of a {self.kind} is made of letters, digits, '_', '-' and '.', and begins with a letter or "
                 f"a digit; got {name!r:.80}."
             )
-        if name in self._own():
+        if name in self._own(name):
             raise ValueError(f"lacscope has a {self.kind} {name!r} of its own: give yours another name.")
         self._added[name] = item
         return item
@@ -75,9 +76,11 @@ class Registry(Mapping[str, Item], Generic[Item]):
         return self[name]
 
     def __getitem__(self, name: str) -> Item:
-        if name not in self._own() and name not in self._added:
+        if name in self._own(name):
+            return self._shipped[name]
+        if name not in self._added:
             load_extensions()
-        return self._own()[name] if name in self._own() else self._added[name]
+        return self._added[name]
 
     def __iter__(self) -> Iterator[str]:
         load_extensions()
@@ -87,10 +90,20 @@ class Registry(Mapping[str, Item], Generic[Item]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def _own(self) -> dict[str, Item]:
-        if self._give_shipped is not None:
-            self._shipped = {self._name_of(item): item for item in self._give_shipped()}
-            self._give_shipped = None
+    def _own(self, wanted: str | None = None) -> dict[str, Item]:
+        """Lacscope's own, all of them or as far as to the one that is wanted."""
+        if wanted in self._shipped:
+            return self._shipped
+        if self._to_come is None:
+            self._to_come = iter(self._give_shipped())
+        try:
+            for item in self._to_come:
+                self._shipped[self._name_of(item)] = item
+                if self._name_of(item) == wanted:
+                    break
+        except BaseException:  # Ctrl-C among the imports: they begin again
+            self._to_come = None
+            raise
         return self._shipped
 
 

@@ -18,7 +18,7 @@ from lacscope.models._facts import quantization
 from lacscope.models._loading import load_model
 from lacscope.models.adapters import adapt
 from lacscope.rules import Effect, HaltingRule, check_effect, describe_rule
-from lacscope.traces._schema import installed_versions
+from lacscope.traces._provenance import installed_versions
 from lacscope.tracing._inputs import check_template_options
 from lacscope.tracing._recorder import Recorder, Run
 from lacscope.tracing._session import halting

@@ -67,3 +67,8 @@ from lacscope.model_measures._updates import YOO_UPDATES as YOO_UPDATES
 from lacscope.model_measures._updates import update_geometry as update_geometry
 from lacscope.model_measures._z_density import DUMITRU_ZD as DUMITRU_ZD
 from lacscope.model_measures._z_density import z_density as z_density
+from lacscope.traces._measure import MEASURES as MEASURES
+from lacscope.traces._measure import Measure as Measure
+from lacscope.traces._measure import Ranking as Ranking
+from lacscope.traces._measure import measures_table as measures_table
+from lacscope.traces._measure import register as register

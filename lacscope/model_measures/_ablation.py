@@ -26,6 +26,7 @@ from lacscope.model_measures._results import ORIENTATION
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import Adapter, without_gradients
+from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Progress, result_attrs
 from lacscope.tracing._inputs import InputError, read_inputs, read_responses
 
@@ -61,6 +62,8 @@ def causal_ablation(
         better without the block) and ``kl`` (nats, KL(full || ablated)), both means over the scored predictions; over
         sample: ``full_loss`` (nats per token) and ``n_tokens`` (predictions scored).
 
+    Drawn by :func:`lacscope.plots.plot_ablation`.
+
     Raises:
         InputError: inputs that cannot be read, a prompt without a next token, or shorter than the window's start.
         ValueError: settings that do not go together.
@@ -84,11 +87,15 @@ def causal_ablation(
             "loss": (PER_SAMPLE, loss, {"long_name": "change of loss without the layer", "units": "nats per token"}),
             "kl": (PER_SAMPLE, kl, {"long_name": "KL(full || without the layer)", "units": "nats"}),
             "full_loss": ("sample", full_loss, {"long_name": "loss of the full model", "units": "nats per token"}),
+        },
+        {
+            "sample": np.arange(len(samples)),
+            "layer": np.arange(adapter.n_layers),
             "n_tokens": ("sample", [sample.n_predicted for sample in samples], {"units": "tokens"}),
         },
-        {"sample": np.arange(len(samples)), "layer": np.arange(adapter.n_layers)},
     )
     ds.attrs = result_attrs(
+        "causal_ablation",
         model_attrs(adapter),
         preset=None,
         settings={"phase": phase, "window": window, "max_tokens": max_tokens, "responses": responses is not None},
@@ -146,3 +153,15 @@ def _loss(log_probs: Float[Tensor, "pos vocab"], targets: Int[Tensor, " pos"]) -
 def _positions(phase: str, window: tuple[int, int] | None, answered: bool) -> str:
     where = positions_bypassed(phase, window, "response")
     return f"bypassed at {where}; predicted: the {'response' if answered else 'prompt'}'s tokens"
+
+
+CAUSAL_ABLATION = Measure(
+    causal_ablation,
+    "ablation",
+    "change of loss and KL when a block is bypassed",
+    plot="plot_ablation",
+    parts="each",
+    rankings={"ablation KL": Ranking("kl"), "ablation loss": Ranking("loss")},
+    group="importance",
+    command="ablation",
+)

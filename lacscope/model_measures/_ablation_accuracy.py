@@ -22,6 +22,7 @@ from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import Adapter, without_gradients
 from lacscope.tasks._base import Question
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Progress, result_attrs
 from lacscope.tracing._inputs import InputError
 
@@ -57,6 +58,8 @@ def ablation_accuracy(
         Dataset over (sample, layer): ``correct`` (bool), ``target_logp`` (nats; the right choice's log-probability,
         ablated less full); over sample ``full_correct`` (bool). ``sample`` is the questions' own number.
 
+    Drawn by :func:`lacscope.plots.plot_ablation_accuracy`.
+
     Raises:
         ValueError: a question without choices, or settings that do not go together.
         InputError: a prompt that does not fit the context with its answer, or ends before the window with it.
@@ -90,6 +93,7 @@ def ablation_accuracy(
         {"sample": full["sample"].to_numpy(), "layer": np.arange(adapter.n_layers)},
     )
     ds.attrs = result_attrs(
+        "ablation_accuracy",
         model_attrs(adapter),
         preset=None,
         settings={"phase": phase, "window": window},
@@ -137,3 +141,13 @@ def _scores_bypassed_at(
         if progress is not None:
             progress(row + 1, len(rows.places))
     return [rows.table(*of_layer) for of_layer in zip(logp, likeliest, strict=True)]
+
+
+ABLATION_ACCURACY = Measure(
+    ablation_accuracy,
+    "ablation accuracy",
+    "right answers when a block is bypassed",
+    plot="plot_ablation_accuracy",
+    needs="questions",
+    group="importance",
+)

@@ -1,30 +1,22 @@
 """Every measure of a layer's importance on the same prompts, and how far they agree with what removal does."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
 
 import xarray as xr
 
 from lacscope.guards._arguments import did_you_mean, whole_number, whole_number_or_none
-from lacscope.model_measures._ablation import causal_ablation
-from lacscope.model_measures._angular import angular_distance
-from lacscope.model_measures._block_influence import block_influence
-from lacscope.model_measures._contributions import relative_contributions
-from lacscope.model_measures._current import current_skip_influence
-from lacscope.model_measures._depth_curse import depth_variance, identity_distance
-from lacscope.model_measures._lim import lim
 from lacscope.model_measures._positions import positions_in_words
 from lacscope.model_measures._results import ORIENTATION
-from lacscope.model_measures._sleb import sleb
-from lacscope.model_measures._z_density import z_density
 from lacscope.models._checks import check_blocks
 from lacscope.models.adapters import Adapter
 from lacscope.trace_analyses._agreement import METRIC_ATTRS, agreement
 from lacscope.trace_analyses._usage import layer_usage
 from lacscope.traces._lac import check_alphas
+from lacscope.traces._measure import MEASURES, Measure, Ranking
 from lacscope.traces._provenance import Progress, result_attrs
 from lacscope.traces._voids import voids
 from lacscope.tracing._inputs import read_inputs
@@ -35,75 +27,89 @@ _RESTS_ON = (*METRIC_ATTRS, "source", "read_in", "aggregation")
 _NO_SCORES: Mapping[str, xr.DataArray] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class _Read:
-    """The prompts, and what several measures share."""
+@dataclass
+class Read:
+    """The prompts, and what is measured on them: each measure runs once, however many rankings are read from it.
+
+    Args:
+        rows: the prompts' token ids, cut already.
+        max_tokens: the number of tokens at which they were cut, which each measure says of itself.
+        found: results that are there already, by the measure's name; they are not made again.
+    """
 
     model: Any
     rows: list[list[int]]
-    max_tokens: int | None
-    data: str
-    n_probes: int
-    seed: int
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Of every measure that reads prompts; the rows are cut already, but a measure says at how many tokens."""
-        return {"max_tokens": self.max_tokens, "data": self.data}
+    max_tokens: int | None = None
+    data: str = ""
+    prompt_format: str = ""
+    n_probes: int = 32
+    seed: int = 0
+    found: dict[str, xr.Dataset] = field(default_factory=dict)
 
     @cached_property
     def trace(self) -> xr.Dataset:
         return trace(self.model, self.rows)
 
-    @cached_property
-    def ablation(self) -> xr.Dataset:
-        return causal_ablation(self.model, self.rows, **self.options)
-
-    def usage(self, alpha: float) -> xr.DataArray:
-        usage = layer_usage(self.trace, voids(self.trace, alpha), by="sample", sinks="include")
-        attrs = result_attrs(
-            {},
-            preset=None,
-            settings={"alpha": alpha, "sinks": "include", "max_tokens": self.max_tokens},
-            positions=positions_in_words(False),
-            aggregation="share of tokens, per sample",
-            n_samples=len(self.rows),
-            data=self.data,
-        )
-        return _of(xr.Dataset({"usage": usage.sel(phase="prefill", drop=True)}, attrs=attrs), "usage")
+    def result(self, measure: Measure, options: Mapping[str, Any]) -> xr.Dataset:
+        """What the measure finds under these options."""
+        key = f"{measure.name} {dict(options)}" if options else measure.name
+        if key not in self.found:
+            prompts = () if measure.needs == "weights" else (self.rows,)
+            shared = measure.takes(
+                max_tokens=self.max_tokens,
+                data=self.data,
+                prompt_format=self.prompt_format,
+                n_probes=self.n_probes,
+                seed=self.seed,
+            )
+            self.found[key] = measure.function(self.model, *prompts, **(shared | dict(options)))
+        return self.found[key]
 
 
-Measure = Callable[[_Read], xr.DataArray]
+def scorers(alphas: Sequence[float | int] = ALPHAS) -> dict[str, Callable[[Read], xr.DataArray]]:
+    """Every score of :func:`layer_scores` by name: usage at each alpha, and all that prompts or weights suffice for."""
+    found: dict[str, Callable[[Read], xr.DataArray]] = {
+        f"usage {alpha:g}": partial(_usage, alpha=alpha) for alpha in alphas
+    }
+    for measure in MEASURES.values():
+        if measure.needs in ("prompts", "weights"):
+            for name, ranking in measure.rankings.items():
+                found[name] = partial(_ranked, measure=measure, ranking=ranking)
+    return {name: partial(_named, name=name, score=score) for name, score in found.items()}
+
+
+def _named(read: Read, *, name: str, score: Callable[[Read], xr.DataArray]) -> xr.DataArray:
+    found = score(read).reset_coords(drop=True).transpose(..., "layer")
+    return found.rename(name).assign_attrs(orientation=ORIENTATION)
+
+
+def _ranked(read: Read, *, measure: Measure, ranking: Ranking) -> xr.DataArray:
+    """The score of a ranking, larger = more important, with what it rests on."""
+    score = _of(read.result(measure, ranking.options), ranking.variable)
+    if ranking.layer != "layer":
+        score = score.rename({ranking.layer: "layer"})
+    return score if ranking.important == "larger" else (-score).assign_attrs(score.attrs)
+
+
+def _usage(read: Read, *, alpha: float) -> xr.DataArray:
+    """Share of each prompt's tokens for which the layer is no void at this alpha."""
+    usage = layer_usage(read.trace, voids(read.trace, alpha), by="sample", sinks="include")
+    attrs = result_attrs(
+        "layer_usage",
+        {},
+        preset=None,
+        settings={"alpha": alpha, "sinks": "include", "max_tokens": read.max_tokens},
+        positions=positions_in_words(False),
+        aggregation="share of tokens, per sample",
+        n_samples=len(read.rows),
+        data=read.data,
+    )
+    return _of(xr.Dataset({"usage": usage.sel(phase="prefill", drop=True)}, attrs=attrs), "usage")
 
 
 def _of(found: xr.Dataset, variable: str) -> xr.DataArray:
     """A variable with what it rests on."""
-    return found[variable].assign_attrs({key: found.attrs[key] for key in _RESTS_ON})
-
-
-_MEASURES: dict[str, Measure] = {
-    "Block Influence": lambda read: _of(block_influence(read.model, read.rows, **read.options), "block_influence"),
-    "LIM": lambda read: _of(lim(read.model, read.rows, **read.options), "lim"),
-    "ZD": lambda read: _of(z_density(read.model), "importance"),
-    "angular distance": lambda read: _of(angular_distance(read.model, read.rows, **read.options), "importance"),
-    "relative contribution": lambda read: _of(
-        relative_contributions(read.model, read.rows, sublayers=False, **read.options), "block_contribution"
-    ),
-    "variance growth": lambda read: _of(depth_variance(read.model, read.rows, **read.options), "importance"),
-    "identity distance": lambda read: _of(
-        identity_distance(read.model, read.rows, n_probes=read.n_probes, seed=read.seed, **read.options),
-        "identity_distance",
-    ),
-    "skip influence": lambda read: _of(
-        current_skip_influence(read.model, read.rows, **read.options), "output_influence"
-    ).rename(skipped="layer"),
-    "SLEB order": lambda read: _of(sleb(read.model, read.rows, protect=(), **read.options), "importance"),
-    "ablation KL": lambda read: _of(read.ablation, "kl"),
-    "ablation loss": lambda read: _of(read.ablation, "loss"),
-}
-
-MEASURES = (*(f"usage {alpha:g}" for alpha in ALPHAS), *_MEASURES)
-"""Every measure by name, as :func:`layer_scores` gives them by default."""
+    return found[variable].assign_attrs({key: found.attrs[key] for key in _RESTS_ON if key in found.attrs})
 
 
 def layer_scores(
@@ -173,7 +179,7 @@ def layer_scores(
     if isinstance(leave_out, str):
         raise ValueError(f"leave_out must be a list of names, got the string {leave_out!r}; write [{leave_out!r}].")
     used = check_alphas("alphas", alphas)
-    measures = {**{f"usage {alpha:g}": _usage_at(alpha) for alpha in used}, **_MEASURES}
+    measures = scorers(used)
     unknown = [name for name in leave_out if name not in measures]
     if unknown:
         raise ValueError(
@@ -182,12 +188,11 @@ def layer_scores(
         )
     _check_scores(scores, measures, adapter.n_layers)
     rows = [ids[:max_tokens] for ids in read_inputs(adapter, inputs)]
-    read = _Read(model, rows, max_tokens, data, n_probes, seed)
-    wanted = {name: measure for name, measure in measures.items() if name not in leave_out}
+    read = Read(model, rows, max_tokens, data, n_probes=n_probes, seed=seed)
+    wanted = [name for name in measures if name not in leave_out]
     found = {}
-    for done, (name, measure) in enumerate(wanted.items(), 1):
-        score = measure(read).reset_coords(drop=True)
-        found[name] = score.transpose(..., "layer").rename(name).assign_attrs(orientation=ORIENTATION)
+    for done, name in enumerate(wanted, 1):
+        found[name] = measures[name](read)
         if progress is not None:
             progress(done, len(wanted))
     return {**found, **scores}
@@ -245,10 +250,6 @@ def layer_agreement(
         model=check_blocks(model).name,
         data=data,
     )
-
-
-def _usage_at(alpha: float) -> Measure:
-    return lambda read: read.usage(alpha)
 
 
 def _check_scores(scores: Mapping[str, xr.DataArray], measures: Collection[str], n_layers: int) -> None:

@@ -13,6 +13,7 @@ from lacscope.model_measures._last_state import LastState, check_last_state, sta
 from lacscope.model_measures._residuals import Residuals
 from lacscope.model_measures._results import each_sample, labelled
 from lacscope.models._facts import model_attrs
+from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 GROMOV_ANGULAR = Preset(
@@ -59,6 +60,8 @@ def angular_distance(
         scaled to [0, 1], as in the Curse of Depth's figure (0 in a row of equals); and ``importance`` (sample,
         layer) = d(l, 1), larger = more important.
 
+    Drawn by :func:`lacscope.plots.plot_angular_distance`.
+
     Raises:
         InputError: inputs that cannot be read.
         ValueError: an unknown ``last_state``.
@@ -102,6 +105,7 @@ def angular_distance(
         {"sample": np.arange(len(distance)), "layer": layers, "n": layers + 1},
         importance="importance",
         attrs=result_attrs(
+            "angular_distance",
             model_attrs(adapter),
             preset=preset,
             settings={"last_state": last_state, "max_tokens": max_tokens},
@@ -124,3 +128,16 @@ def scaled_rows(values: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "r
     clipped = np.clip(values, low, high) - low
     span = high - low
     return clipped / np.where(span > 0, span, 1.0)
+
+
+ANGULAR_DISTANCE = Measure(
+    angular_distance,
+    "angular distance",
+    "angular distance over every stretch of layers",
+    plot="plot_angular_distance",
+    parts="all",
+    rankings={"angular distance": Ranking("importance")},
+    papers=(GROMOV_ANGULAR, CURSE_ANGULAR),
+    group="importance",
+    command="angular",
+)

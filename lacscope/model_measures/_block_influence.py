@@ -12,6 +12,7 @@ from lacscope.model_measures._positions import kept_tokens, positions_in_words
 from lacscope.model_measures._residuals import Residuals
 from lacscope.model_measures._results import each_sample, labelled
 from lacscope.models._facts import model_attrs
+from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 SHORTGPT_BLOCK_INFLUENCE = Preset(
@@ -48,6 +49,8 @@ def block_influence(
         Dataset with ``block_influence`` (sample, layer), in [0, 2], larger = more important, and ``n_tokens``
         (sample), the tokens of each mean; a sample without any is NaN. The cosine with a stream of zeros is 0.
 
+    Drawn by :func:`lacscope.plots.plot_importance`.
+
     Raises:
         InputError: inputs that cannot be read.
         ValueError: an unknown ``last_state``.
@@ -81,6 +84,7 @@ def block_influence(
         },
         importance="block_influence",
         attrs=result_attrs(
+            "block_influence",
             model_attrs(adapter),
             preset=SHORTGPT_BLOCK_INFLUENCE,
             settings={"exclude_sinks": exclude_sinks, "last_state": last_state, "max_tokens": max_tokens},
@@ -90,3 +94,15 @@ def block_influence(
             data=data,
         ),
     )
+
+
+BLOCK_INFLUENCE = Measure(
+    block_influence,
+    "Block Influence",
+    "1 - cosine of each block's input and output (ShortGPT)",
+    plot="plot_importance",
+    parts="each",
+    rankings={"Block Influence": Ranking("block_influence")},
+    papers=(SHORTGPT_BLOCK_INFLUENCE,),
+    group="importance",
+)

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from lacscope.guards._arguments import whole_number
 from lacscope.models._checks import check_blocks, rows_at_once
+from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import Adapter, without_gradients
 from lacscope.tasks._base import Question
-from lacscope.traces._provenance import Progress
+from lacscope.traces._provenance import Progress, result_attrs
 from lacscope.tracing._batches import Batch, Batches
 from lacscope.tracing._inputs import check_lengths
 from lacscope.tracing._questions import ReadQuestion, read_questions
@@ -106,7 +107,17 @@ def score_choices(
         done += len(batch.members)
         if progress is not None:
             progress(done, n_rows)
-    return rows.table(logp, likeliest)
+    table = rows.table(logp, likeliest)
+    table.attrs = result_attrs(
+        "score_choices",
+        model_attrs(adapter),
+        preset=None,
+        settings={},
+        positions="the choices, read after the prompt",
+        aggregation="one row a question",
+        n_samples=len(questions),
+    )
+    return table
 
 
 def _answers(batch: Batch, logits: Float[Tensor, "row read vocab"]) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,10 @@ from lacscope.model_measures._prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.model_measures._residuals import Residuals, read_residuals
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
-from lacscope.traces._provenance import Preset, result_attrs
+from lacscope.tasks._gsm8k import CSORDAS
+from lacscope.traces._measure import Measure, Ranking
+from lacscope.traces._provenance import Preset, Progress, result_attrs
+from lacscope.tracing._inputs import read_inputs
 
 _PAPER = "Csordás, Manning and Potts 2025, arXiv 2505.13898"
 _SETTINGS = {
@@ -44,6 +47,7 @@ def relative_contributions(
     max_tokens: int | None = None,
     data: str = "",
     prompt_format: str = "",
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Norm of what a layer adds, beside the norm of the stream that it is added to.
 
@@ -56,6 +60,7 @@ def relative_contributions(
         data: what the prompts are, for the figure.
         prompt_format: how they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`; part of the
             settings that are compared with the paper's.
+        progress: called with (prompts read, prompts).
 
     Returns:
         Dataset over (sample, layer), token means of ratios of norms: ``attn_contribution`` ||a|| / ||h||,
@@ -63,6 +68,8 @@ def relative_contributions(
         blocks the MLP reads h, so ``mlp_contribution`` is ||m|| / ||h||, and its attributes say so.
         ``n_tokens`` (sample) counts the tokens of each mean; a sample without any is NaN. The figure pools the tokens
         of all prompts, as the authors do: ``pool_tokens(found)``.
+
+    Drawn by :func:`lacscope.plots.plot_relative_contributions`.
 
     Raises:
         InputError: inputs that cannot be read.
@@ -76,7 +83,9 @@ def relative_contributions(
     asked = {"sublayers": sublayers, "exclude_sinks": exclude_sinks, "max_tokens": max_tokens} | {
         "prompt_format": prompt_format
     }
-    return _token_means(model, inputs, _contributions, CSORDAS_CONTRIBUTIONS, asked, data)
+    return _token_means(
+        "relative_contributions", CSORDAS_CONTRIBUTIONS, model, inputs, _contributions, asked, data, progress
+    )
 
 
 def residual_cosines(
@@ -88,6 +97,7 @@ def residual_cosines(
     max_tokens: int | None = None,
     data: str = "",
     prompt_format: str = "",
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Cosine of what a layer adds with the stream that it is added to: below 0 it erases, above 0 it amplifies.
 
@@ -99,31 +109,38 @@ def residual_cosines(
         parallel blocks ``cos_mlp_resid`` is cos(m, h), and its attributes say so. The cosine with a vector of
         zeros is 0. ``n_tokens`` (sample) counts the tokens of each mean.
 
+    Drawn by :func:`lacscope.plots.plot_residual_cosines`.
+
     >>> found = residual_cosines(model, ["The capital of France is"])  # doctest: +SKIP
     >>> pool_tokens(found).cos_update_resid  # doctest: +SKIP
     """
     asked = {"sublayers": sublayers, "exclude_sinks": exclude_sinks, "max_tokens": max_tokens} | {
         "prompt_format": prompt_format
     }
-    return _token_means(model, inputs, _cosines, CSORDAS_COSINES, asked, data)
+    return _token_means("residual_cosines", CSORDAS_COSINES, model, inputs, _cosines, asked, data, progress)
 
 
 def _token_means(
+    measure: str,
+    preset: Preset,
     model: Any,
     inputs: Any,
-    measure: Callable[[Residuals, bool], ByToken],
-    preset: Preset,
+    ratios: Callable[[Residuals, bool], ByToken],
     asked: dict[str, Any],
     data: str,
+    progress: Progress | None,
 ) -> xr.Dataset:
     adapter = check_blocks(model)
+    rows = read_inputs(adapter, inputs)
     parallel = adapter.parallel_blocks
     means: list[dict[str, np.ndarray]] = []
     counts: list[int] = []
-    for read in read_residuals(model, inputs, sublayers=asked["sublayers"], max_tokens=asked["max_tokens"]):
+    for read in read_residuals(model, rows, sublayers=asked["sublayers"], max_tokens=asked["max_tokens"]):
         kept = kept_tokens(read, asked["exclude_sinks"])
         counts.append(int(kept.sum()))
-        means.append({name: by[:, kept].mean(-1).cpu().numpy() for name, by in measure(read, parallel).items()})
+        means.append({name: by[:, kept].mean(-1).cpu().numpy() for name, by in ratios(read, parallel).items()})
+        if progress is not None:
+            progress(len(means), len(rows))
     words = _words("h" if parallel else "h + a")
     ds = xr.Dataset(
         {
@@ -137,6 +154,7 @@ def _token_means(
         {"sample": np.arange(len(means)), "layer": np.arange(adapter.n_layers), "n_tokens": ("sample", counts)},
     )
     ds.attrs = result_attrs(
+        measure,
         model_attrs(adapter),
         preset=preset,
         settings={**asked, "aggregation": POOLED},
@@ -188,3 +206,30 @@ def _ratio(
 
 def _cosine(a: Float[Tensor, "layer pos d_model"], b: Float[Tensor, "layer pos d_model"]) -> Float[Tensor, "layer pos"]:
     return torch.cosine_similarity(a.float(), b.float(), dim=-1)
+
+
+RELATIVE_CONTRIBUTIONS = Measure(
+    relative_contributions,
+    "relative contribution",
+    "norm of what each layer adds, beside the stream's",
+    plot="plot_relative_contributions",
+    parts="each",
+    rankings={"relative contribution": Ranking("block_contribution", options={"sublayers": False})},
+    papers=(CSORDAS_CONTRIBUTIONS,),
+    group="depth",
+    command="contributions",
+    style=CSORDAS,
+    fixed={"aggregation": POOLED},
+)
+RESIDUAL_COSINES = Measure(
+    residual_cosines,
+    "residual cosines",
+    "cosine of what each layer adds with the stream",
+    plot="plot_residual_cosines",
+    parts="each",
+    papers=(CSORDAS_COSINES,),
+    group="depth",
+    command="cosines",
+    style=CSORDAS,
+    fixed={"aggregation": POOLED},
+)

@@ -15,6 +15,8 @@ from lacscope.model_measures._skip_influence import (
 )
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import without_gradients
+from lacscope.tasks._gsm8k import CSORDAS
+from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 CSORDAS_CURRENT = Preset(
@@ -58,6 +60,8 @@ def current_skip_influence(
         ``output_influence`` (sample, skipped), L2 distance of next-token distributions, 0 to sqrt(2);
         ``max_influence`` and ``max_output_influence``, the maximum over samples, as the paper shows it.
 
+    Drawn by :func:`lacscope.plots.plot_skip_influence`.
+
     Raises:
         ValueError: an unknown unit, or a negative ``keep_first``.
         InputError: inputs that cannot be read, or a prompt of no more than ``keep_first`` tokens.
@@ -74,6 +78,7 @@ def current_skip_influence(
     variants = [current_variants(len(row), keep_first, sample) for sample, row in enumerate(rows)]
     influence, output = skip_every_layer(model, rows, variants, unit, progress)
     attrs = result_attrs(
+        "current_skip_influence",
         model_attrs(model),
         preset=CSORDAS_CURRENT,
         settings={"unit": unit, "keep_first": keep_first, "max_tokens": max_tokens, "prompt_format": prompt_format},
@@ -85,3 +90,17 @@ def current_skip_influence(
     return influence_dataset(
         influence, output, [len(row) for row in rows], {**attrs, "influence_on": "all tokens", "unit": unit}
     )
+
+
+CURRENT_SKIP_INFLUENCE = Measure(
+    current_skip_influence,
+    "skip influence",
+    "skip influence of each layer on all tokens",
+    plot="plot_skip_influence",
+    parts="each",
+    rankings={"skip influence": Ranking("output_influence", layer="skipped")},
+    papers=(CSORDAS_CURRENT,),
+    group="depth",
+    command="current",
+    style=CSORDAS,
+)

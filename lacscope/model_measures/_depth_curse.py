@@ -14,6 +14,7 @@ from lacscope.model_measures._residuals import Residuals
 from lacscope.model_measures._results import each_sample, labelled
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
+from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 _PAPER = "as described for the Curse of Depth (Sun et al. 2025, arXiv 2502.05795), not compared with its code"
@@ -55,6 +56,8 @@ def depth_variance(
         layer), its absolute value, 0 for a layer that changes nothing, larger = more important. A sample without
         tokens is NaN.
 
+    Drawn by :func:`lacscope.plots.plot_importance`.
+
     Raises:
         InputError: inputs that cannot be read.
         ValueError: an unknown ``last_state``.
@@ -72,7 +75,8 @@ def depth_variance(
     def measure(read: Residuals) -> dict[str, Any]:
         kept = kept_tokens(read, exclude_sinks)
         states = states_of(model, read.stream, last_state)
-        return {"variance": torch.stack([state[kept].float().var(correction=0) for state in states]).cpu()}
+        variance = torch.stack([state[kept].float().var(correction=0) for state in states])
+        return {"variance": variance.cpu(), "n_tokens": int(kept.sum())}
 
     adapter, found = each_sample(model, inputs, measure, max_tokens=max_tokens, progress=progress)
     variance = found["variance"]
@@ -88,9 +92,11 @@ def depth_variance(
             "sample": np.arange(len(variance)),
             "state": np.arange(adapter.n_layers + 1),
             "layer": np.arange(adapter.n_layers),
+            "n_tokens": ("sample", found["n_tokens"]),
         },
         importance="importance",
         attrs=result_attrs(
+            "depth_variance",
             model_attrs(adapter),
             preset=CURSE_VARIANCE,
             settings={"exclude_sinks": exclude_sinks, "last_state": last_state, "max_tokens": max_tokens},
@@ -136,6 +142,8 @@ def identity_distance(
         Dataset with ``identity_distance`` (sample, layer), the mean over tokens, larger = more important, and
         ``n_tokens`` (sample), the tokens of each mean; a sample without any is NaN.
 
+    Drawn by :func:`lacscope.plots.plot_importance`.
+
     Raises:
         InputError: inputs that cannot be read.
         UnsupportedModelError: an operation of the model has no forward-mode derivative (BLOOM's GELU, grouped experts).
@@ -169,6 +177,7 @@ def identity_distance(
         },
         importance="identity_distance",
         attrs=result_attrs(
+            "identity_distance",
             model_attrs(adapter),
             preset=CURSE_IDENTITY,
             settings=settings,
@@ -178,3 +187,26 @@ def identity_distance(
             data=data,
         ),
     )
+
+
+DEPTH_VARIANCE = Measure(
+    depth_variance,
+    "variance growth",
+    "growth of the stream's variance at each layer",
+    plot="plot_importance",
+    parts="each",
+    rankings={"variance growth": Ranking("importance")},
+    papers=(CURSE_VARIANCE,),
+    group="importance",
+    command="variance",
+)
+IDENTITY_DISTANCE = Measure(
+    identity_distance,
+    "identity distance",
+    "distance of each block's Jacobian from the identity",
+    plot="plot_importance",
+    rankings={"identity distance": Ranking("identity_distance")},
+    papers=(CURSE_IDENTITY,),
+    group="importance",
+    command="identity",
+)

@@ -9,6 +9,7 @@ import xarray as xr
 
 from lacscope.model_measures._skip_influence import SOURCE
 from lacscope.trace_analyses._statistics import bootstrap_ratio
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, result_attrs
 
 OverSamples = Literal["mean", "max"]
@@ -85,6 +86,8 @@ def depth_scores(
         ``score``, ``low`` and ``high`` over (group, measure), in layers; ``measure`` is ``"later layers"`` or
         ``"output"``: which influence of a layer is e_l. ``n_samples`` (group); attribute ``n_layers``. No interval
         (NaN) with ``"max"``, whose bootstrap is not consistent, or with one sample.
+
+    Drawn by :func:`lacscope.plots.plot_depth_scores`.
 
     Raises:
         ValueError: no groups, an unknown ``over_samples``, groups of different models, depths or settings, or an
@@ -191,11 +194,12 @@ def _attrs(
     seed: int,
 ) -> dict[str, str | int]:
     named = {name: found.attrs["data"] for name, found in groups.items() if found.attrs["data"]}
-    of_the_model = ("model", "model_class", "dtype", "device", "weight_processing", "quantization", "cost")
+    of_the_model = ("model", "model_class", "dtype", "device", "weight_processing", "quantization", "versions", "cost")
     kept = (*of_the_model, "influence_on", "unit")
     measured = json.loads(first.attrs["settings"])
     bootstrap = {"n_resamples": n_resamples, "confidence": confidence, "seed": seed}
     return result_attrs(
+        "depth_scores",
         {key: first.attrs[key] for key in kept if key in first.attrs},
         preset=preset,
         settings={"over_samples": over_samples, **bootstrap, **_cuts(groups, measured), "influence": measured},
@@ -210,3 +214,15 @@ def _cuts(groups: Mapping[str, xr.Dataset], measured: Mapping[str, Any]) -> dict
     """How prompts were cut, and how often at most; an influence on all tokens has no cuts."""
     most = [int((found["cut"] >= 0).sum("draw").max()) for found in groups.values() if "cut" in found]
     return {"cuts": measured.get("cuts", "none"), "cuts_per_prompt": max(most, default=0)}
+
+
+DEPTH_SCORES = Measure(
+    depth_scores,
+    "depth score",
+    "how deep what skipping layers changes in the answer lies, by group of questions",
+    plot="plot_depth_scores",
+    needs="questions",
+    papers=(CSORDAS_DEPTH_SCORE, CSORDAS_DEPTH_SCORE_MATH),
+    group="depth",
+    command="depth-score",
+)

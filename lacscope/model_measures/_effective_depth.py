@@ -22,6 +22,8 @@ import xarray as xr
 
 from lacscope.model_measures._pooling import POOLED
 from lacscope.model_measures._prompts import CSORDAS_PROMPT_FORMAT
+from lacscope.tasks._gsm8k import CSORDAS
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, result_attrs
 
 CRITERIA = ("cosine", "kl", "overlap")
@@ -42,7 +44,7 @@ HU_EFFECTIVE_DEPTH = Preset(
 )
 _OURS = {"last_layer": "counts", "if_none_meets": "NaN"}
 _LONG_NAMES = {"layer": "effective depth", "depth": "effective depth, share of the layers"}
-_OF_THE_MODEL = ("model", "model_class", "dtype", "device", "weight_processing", "quantization", "cost")
+_OF_THE_MODEL = ("model", "model_class", "dtype", "device", "weight_processing", "quantization", "versions", "cost")
 _NO_ATTRS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -127,6 +129,8 @@ def effective_depths(
     Returns:
         NaN for a criterion that no layer meets. Attributes of :func:`lacscope.traces.result_attrs`, and ``n_layers``.
 
+    Drawn by :func:`lacscope.plots.plot_effective_depths`.
+
     Raises:
         ValueError: curves of different lengths, with more than one dimension, or with a NaN.
 
@@ -147,6 +151,7 @@ def effective_depths(
     for name, units in (("layer", "layer"), ("depth", "1")):
         ds[name].attrs = {"long_name": _LONG_NAMES[name], "units": units}
     ds.attrs = result_attrs(
+        "effective_depths",
         {"model": "model not named", **{key: attrs[key] for key in _OF_THE_MODEL if key in attrs}},
         preset=HU_EFFECTIVE_DEPTH,
         settings={
@@ -179,3 +184,16 @@ def _curve(curve: xr.DataArray, name: str) -> tuple[np.ndarray, np.ndarray]:
 def _layer(layers: np.ndarray, met: np.ndarray, *, last: bool = False) -> float:
     where = layers[met]
     return float(where[-1 if last else 0]) if where.size else float("nan")
+
+
+EFFECTIVE_DEPTHS = Measure(
+    effective_depths,
+    "effective depth",
+    "the layer at which the model turns to its answer, by three criteria",
+    plot="plot_effective_depths",
+    papers=(HU_EFFECTIVE_DEPTH,),
+    group="depth",
+    command="effective-depth",
+    style=CSORDAS,
+    fixed={"aggregation": POOLED},
+)

@@ -14,6 +14,7 @@ from lacscope.model_measures._residuals import Residuals, read_residuals, rerun
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import without_gradients
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 from lacscope.tracing._inputs import read_inputs
 
@@ -60,6 +61,8 @@ def residual_erasure(
         run over prompt and answer; ``answer`` (sample, token) marks the answer's. The last token predicts none of
         the answer: its effect is 0.
 
+    Drawn by :func:`lacscope.plots.plot_residual_erasure`.
+
     Raises:
         InputError: prompts or answers that cannot be read.
         ValueError: ``batch_size`` below 1, or no token left for the mean.
@@ -87,6 +90,7 @@ def residual_erasure(
     ds["effect"].attrs = {"long_name": "max over answer tokens of ||p - p~||", "units": "probability"}
     means_of = "all tokens but sinks" if exclude_sinks else "all tokens"
     ds.attrs = result_attrs(
+        "residual_erasure",
         model_attrs(adapter),
         preset=CSORDAS_ERASURE,
         settings={"exclude_sinks": exclude_sinks, "mean_prompts": len(mean_rows), "mean_data": mean_data},
@@ -136,3 +140,15 @@ def _with_erased(
     variants = stream.repeat(len(erased), 1, 1)
     variants[torch.arange(len(erased), device=stream.device), erased] = mean
     return variants
+
+
+RESIDUAL_ERASURE = Measure(
+    residual_erasure,
+    "residual erasure",
+    "change of the answer when one state is erased, by layer and token",
+    plot="plot_residual_erasure",
+    needs="answers",
+    papers=(CSORDAS_ERASURE,),
+    group="depth",
+    command="erasure",
+)

@@ -16,6 +16,8 @@ from lacscope.model_measures._skip_influence import (
 )
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import without_gradients
+from lacscope.tasks._gsm8k import CSORDAS
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 CSORDAS_FUTURE = Preset(
@@ -78,6 +80,8 @@ def future_skip_influence(
         ``max_influence`` and ``max_output_influence``, the maximum over samples, as the paper shows it;
         ``cut`` (sample, draw), the t used, -1 where a prompt has fewer. The setting ``cuts`` says "given" or "random".
 
+    Drawn by :func:`lacscope.plots.plot_skip_influence`.
+
     Raises:
         ValueError: an unknown unit, ``n_cuts`` under 1, or cuts that do not fit the prompts.
         InputError: inputs that cannot be read, or a prompt of fewer than 13 tokens to draw cuts in.
@@ -104,6 +108,7 @@ def future_skip_influence(
         **cut_settings(cuts, n_cuts, seed),
     }
     attrs = result_attrs(
+        "future_skip_influence",
         model_attrs(model),
         preset=CSORDAS_FUTURE,
         settings=settings,
@@ -114,3 +119,15 @@ def future_skip_influence(
     )
     found = influence_dataset(influence, output, lengths, {**attrs, "influence_on": "future tokens", "unit": unit})
     return found.assign(cut=cut_table(used, n_cuts if cuts is None else 1))
+
+
+FUTURE_SKIP_INFLUENCE = Measure(
+    future_skip_influence,
+    "skip influence on later tokens",
+    "skip influence of each layer on later tokens",
+    plot="plot_skip_influence",
+    papers=(CSORDAS_FUTURE,),
+    group="depth",
+    command="future",
+    style=CSORDAS,
+)

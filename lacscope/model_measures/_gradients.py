@@ -15,6 +15,7 @@ from lacscope.model_measures._skip_influence import UNITS, Unit
 from lacscope.models._checks import check_blocks, require_derivatives
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import with_gradients, without_gradients
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 Points = Literal["left", "midpoint"]
@@ -64,6 +65,8 @@ def integrated_gradients(
         steps (completeness). State l is what enters layer l; the authors' row of layer l is its output, state l+1. Of a
         sublayer the dimension is ``layer`` instead of ``state``: row l is layer l, as the authors have it.
 
+    Drawn by :func:`lacscope.plots.plot_integrated_gradients`.
+
     Raises:
         InputError: prompts or answers that cannot be read.
         ValueError: ``steps`` or ``batch_size`` below 1, unknown ``points``, or an unknown ``unit``.
@@ -102,6 +105,7 @@ def integrated_gradients(
     change = {"long_name": "F(h) - F(mean of the sequence)", "units": "probability"}
     ds = ds.assign(change=(("sample", "state"), changes, change))
     ds.attrs = result_attrs(
+        "integrated_gradients",
         model_attrs(adapter),
         preset=CSORDAS_GRADIENTS,
         settings={"unit": unit, "steps": steps, "points": points},
@@ -160,3 +164,15 @@ class _Path:
         probabilities = answer_logits(logits, n_answer).float().softmax(-1)
         ids = self._sample.answer.to(logits.device).expand(len(streams), -1)
         return probabilities.gather(-1, ids.unsqueeze(-1)).sum((-2, -1))
+
+
+INTEGRATED_GRADIENTS = Measure(
+    integrated_gradients,
+    "integrated gradients",
+    "integrated gradients of the answer, by layer and token",
+    plot="plot_integrated_gradients",
+    needs="answers",
+    papers=(CSORDAS_GRADIENTS,),
+    group="depth",
+    command="gradients",
+)

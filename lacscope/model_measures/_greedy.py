@@ -17,6 +17,7 @@ from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.rules import FixedLayers
 from lacscope.tasks._base import Question, Task
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 from lacscope.tracing._questions import read_answers, read_questions
 from lacscope.tracing._run import trace
@@ -58,6 +59,8 @@ def greedy_by_task(
         What :func:`remove_greedily` does, with the attributes of the model. ``n_samples`` is that of the task with
         the most questions.
 
+    Drawn by :func:`lacscope.plots.plot_greedy`.
+
     Raises:
         ValueError: no questions, a bad ``remove`` or ``protect``, or a task on which the full model has nothing right.
 
@@ -69,6 +72,7 @@ def greedy_by_task(
     score = task_scorer(model, questions, max_new_tokens=max_new_tokens, batch_size=batch_size)
     ds = remove_greedily(score, adapter.n_layers, remove=remove, protect=protect, progress=progress)
     ds.attrs |= result_attrs(
+        "greedy_by_task",
         model_attrs(adapter),
         preset=GREEDY_BY_TASK,
         settings={"remove": remove, "protect": tuple(protect), "max_new_tokens": max_new_tokens},
@@ -202,3 +206,14 @@ def task_scorer(
         return found
 
     return score
+
+
+GREEDY = Measure(
+    greedy_by_task,
+    "greedy by task",
+    "layers removed one after the other, least loss of accuracy first",
+    plot="plot_greedy",
+    needs="questions",
+    papers=(GREEDY_BY_TASK,),
+    group="importance",
+)

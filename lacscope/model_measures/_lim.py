@@ -12,6 +12,7 @@ from lacscope.model_measures._positions import kept_tokens, positions_in_words
 from lacscope.model_measures._residuals import Residuals
 from lacscope.model_measures._results import each_sample, labelled
 from lacscope.models._facts import model_attrs
+from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 DUMITRU_LIM = Preset(
@@ -50,6 +51,8 @@ def lim(
     Returns:
         Dataset over (sample, layer), in [-1, 1], larger = more important: ``lim``, and ``lim_token_mean``
         (Block Influence less 1). ``n_tokens`` (sample) counts tokens; a sample without any is NaN.
+
+    Drawn by :func:`lacscope.plots.plot_importance`.
 
     Raises:
         InputError: inputs that cannot be read.
@@ -92,6 +95,7 @@ def lim(
         },
         importance="lim",
         attrs=result_attrs(
+            "lim",
             model_attrs(adapter),
             preset=DUMITRU_LIM,
             settings={"exclude_sinks": exclude_sinks, "last_state": last_state, "max_tokens": max_tokens},
@@ -101,3 +105,15 @@ def lim(
             data=data,
         ),
     )
+
+
+LIM = Measure(
+    lim,
+    "LIM",
+    "minus the cosine of the flattened input and output",
+    plot="plot_importance",
+    parts="each",
+    rankings={"LIM": Ranking("lim")},
+    papers=(DUMITRU_LIM,),
+    group="importance",
+)

@@ -18,6 +18,7 @@ from lacscope.model_measures._residuals import read_residuals
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import Adapter, without_gradients
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 from lacscope.tracing._inputs import InputError, read_inputs
 
@@ -84,6 +85,8 @@ def linear_maps(
         but position 0 of ||x W - y|| / ||y||, and ``error_position_0``, that of the same map at position 0, which
         it was not fitted to. 0 is an exact map, 1 no better than the zero map. State l enters layer l.
 
+    Drawn by :func:`lacscope.plots.plot_linear_maps`.
+
     Raises:
         TokenizerMismatchError: different tokenizers, or ids; the message names both models.
         InputError: prompts that cannot be read, or have one token.
@@ -116,6 +119,7 @@ def linear_maps(
         found.append(_held_out_errors(pair, held, group.tolist(), maps, tick))
     ds = _dataset(torch.cat(found, dim=2).numpy(), mapped_from, names or (pair.a.name, pair.b.name))
     ds.attrs = result_attrs(
+        "linear_maps",
         model_attrs(pair.a),
         preset=CSORDAS_LINEAR_MAPS,
         settings={"ridge": ridge, "tokens_per_dim": tokens_per_dim, "held_out": held_out},
@@ -267,3 +271,14 @@ def _same_rows(a: Adapter, b: Adapter, inputs: Any) -> list[list[int]]:
     if short:
         raise InputError(f"prompt {short[0]} has one token; position 0 stands apart, so a map needs two or more.")
     return rows
+
+
+LINEAR_MAPS = Measure(
+    linear_maps,
+    "linear maps",
+    "how well each state is a linear map of each other",
+    plot="plot_linear_maps",
+    papers=(CSORDAS_LINEAR_MAPS,),
+    group="depth",
+    command="maps",
+)

@@ -26,6 +26,8 @@ from lacscope.model_measures._skip_influence import (
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import without_gradients
+from lacscope.tasks._gsm8k import CSORDAS
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 Reach = Literal["current", "future"]
@@ -86,6 +88,8 @@ def local_skip_influence(
         As :func:`~lacscope.model_measures.current_skip_influence`, but NaN where layer = skipped too: a
         layer does not read its own update. With ``"future"`` also ``cut``.
 
+    Drawn by :func:`lacscope.plots.plot_skip_influence`.
+
     Raises:
         ValueError: an unknown reach, a ``batch_size`` under 1, cuts without ``"future"`` or that do not fit.
         InputError: inputs that cannot be read, or a prompt too short.
@@ -133,6 +137,7 @@ def local_skip_influence(
         changed = f"subtracted at {keep_first} <= p < t, measured at p >= t"
         over = f"positions, {f'{n_cuts} random' if cuts is None else 'given'} t"
     attrs = result_attrs(
+        "local_skip_influence",
         model_attrs(model),
         preset=CSORDAS_LOCAL,
         settings=settings,
@@ -211,3 +216,16 @@ def _head(model: Any, read: Residuals, variants: Variants) -> Float32[np.ndarray
         logits = rerun(model, read.tokens, read.n_layers, entering, keep=variants.n_read)
         found.append(float(output_change(original, logits.to(original.device), variants.measured).amax()))
     return np.array(found, dtype=np.float32)
+
+
+LOCAL_SKIP_INFLUENCE = Measure(
+    local_skip_influence,
+    "local skip influence",
+    "skip influence of each layer on each later one, without propagation",
+    plot="plot_skip_influence",
+    parts="each",
+    papers=(CSORDAS_LOCAL,),
+    group="depth",
+    command="local",
+    style=CSORDAS,
+)

@@ -14,6 +14,8 @@ from lacscope.model_measures._residuals import read_residuals, rerun
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import without_gradients
+from lacscope.tasks._gsm8k import CSORDAS
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 from lacscope.tracing._inputs import read_inputs
 
@@ -65,6 +67,8 @@ def logit_lens(
         the paper leaves out, is the output itself (0 nats, overlap 1). ``n_tokens`` (sample) counts the tokens.
         The figure is the mean of the prompts, as Csordás et al. have it; Hu et al. pool: :func:`pool_tokens`.
 
+    Drawn by :func:`lacscope.plots.plot_logit_lens`.
+
     Raises:
         InputError: inputs that cannot be read.
         ValueError: ``top_k`` is not between 1 and the size of the vocabulary.
@@ -101,6 +105,7 @@ def logit_lens(
         {"sample": np.arange(len(rows)), "state": np.arange(adapter.n_layers + 1), "n_tokens": ("sample", counts)},
     )
     ds.attrs = result_attrs(
+        "logit_lens",
         model_attrs(adapter),
         preset=CSORDAS_LOGIT_LENS,
         settings={
@@ -125,3 +130,15 @@ def _compare(
     top, top_out = lens.topk(top_k).indices, out.topk(top_k).indices
     shared = (top.unsqueeze(-1) == top_out.unsqueeze(-2)).sum((-2, -1))
     return kl.mean(), (shared / top_k).mean()
+
+
+LOGIT_LENS = Measure(
+    logit_lens,
+    "logit lens",
+    "KL and top-5 overlap of each state's prediction with the output's",
+    plot="plot_logit_lens",
+    parts="each",
+    papers=(CSORDAS_LOGIT_LENS,),
+    group="depth",
+    style=CSORDAS,
+)

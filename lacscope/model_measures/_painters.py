@@ -155,4 +155,6 @@ def _tables(
         if progress is not None:
             progress(done, len(asked))
         kept = ["task", "kind", "start", "seed", "times", "sample", "score", "target_logp", "target_tokens"]
-        yield pd.concat(tables, ignore_index=True)[kept]
+        table = pd.concat(tables, ignore_index=True)[kept]
+        table.attrs = {**found.attrs, "measure": "score_variants", "n_samples": sum(map(len, questions.values()))}
+        yield table

@@ -21,6 +21,7 @@ from lacscope.model_measures._results import ORIENTATION
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import Adapter, without_gradients
+from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 from lacscope.tracing._inputs import InputError
 
@@ -68,6 +69,8 @@ def sleb(
         ``removed_at`` (the step; NaN for those that stay) and ``importance``, the same with the next step for those
         that stay, larger = more important; over sample ``n_tokens`` (predictions).
 
+    Drawn by :func:`lacscope.plots.plot_sleb`.
+
     Raises:
         InputError: inputs that cannot be read, or a prompt without a next token.
         ValueError: more removals than there are candidates, a protected layer that the model has not, or a result to
@@ -113,6 +116,7 @@ def sleb(
             progress(done, to_do)
     ds = _dataset(losses, tried, removed, n_tokens)
     ds.attrs = result_attrs(
+        "sleb",
         model_attrs(adapter),
         preset=SLEB,
         settings={"remove": n_removed, "protect": tuple(protect), "max_tokens": max_tokens},
@@ -216,7 +220,22 @@ def _dataset(
             "candidate_loss": (("step", "layer"), tried, {"long_name": "loss without", "units": "nats per token"}),
             "removed_at": ("layer", removed_at, {"long_name": "step at which the layer is removed", "units": "step"}),
             "importance": ("layer", importance_of(removed_at), {"long_name": "order of removal", "units": "step"}),
+        },
+        {
+            "step": np.arange(len(tried)),
+            "layer": np.arange(tried.shape[1]),
+            "sample": np.arange(len(losses)),
             "n_tokens": ("sample", n_tokens, {"long_name": "tokens predicted", "units": "tokens"}),
         },
-        {"step": np.arange(len(tried)), "layer": np.arange(tried.shape[1]), "sample": np.arange(len(losses))},
     )
+
+
+SLEB_REMOVAL = Measure(
+    sleb,
+    "SLEB",
+    "layers removed one after the other, least perplexity first",
+    plot="plot_sleb",
+    rankings={"SLEB order": Ranking("importance", options={"protect": ()})},
+    papers=(SLEB,),
+    group="importance",
+)

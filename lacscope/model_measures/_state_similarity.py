@@ -13,6 +13,7 @@ from lacscope.model_measures._positions import kept_tokens, positions_in_words
 from lacscope.model_measures._residuals import Residuals
 from lacscope.model_measures._results import each_sample
 from lacscope.models._facts import model_attrs
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 
 PAINTERS_SIMILARITY = Preset(
@@ -50,6 +51,8 @@ def state_similarity(
         (state, other_state), its mean over samples. State l is what enters layer l; state L is what leaves the
         last block, as ``last_state`` says. A sample without tokens is NaN.
 
+    Drawn by :func:`lacscope.plots.plot_state_similarity`.
+
     Raises:
         InputError: inputs that cannot be read.
         ValueError: an unknown ``last_state``.
@@ -65,9 +68,9 @@ def state_similarity(
     check_last_state(model, last_state)
 
     def measure(read: Residuals) -> dict[str, Any]:
-        return {
-            "similarity": _cosines(states_of(model, read.stream, last_state)[:, kept_tokens(read, exclude_sinks)]).cpu()
-        }
+        kept = kept_tokens(read, exclude_sinks)
+        similarity = _cosines(states_of(model, read.stream, last_state)[:, kept])
+        return {"similarity": similarity.cpu(), "n_tokens": int(kept.sum())}
 
     adapter, found = each_sample(model, inputs, measure, max_tokens=max_tokens, progress=progress)
     similarity = found["similarity"]
@@ -75,10 +78,16 @@ def state_similarity(
     words = {"long_name": "cosine similarity of states", "units": "1"}
     ds = xr.Dataset(
         {"similarity": (("sample", "state", "other_state"), similarity, words)},
-        {"sample": np.arange(len(similarity)), "state": states, "other_state": states},
+        {
+            "sample": np.arange(len(similarity)),
+            "state": states,
+            "other_state": states,
+            "n_tokens": ("sample", found["n_tokens"]),
+        },
     )
     ds["mean_similarity"] = ds.similarity.mean("sample").assign_attrs(words)
     ds.attrs = result_attrs(
+        "state_similarity",
         model_attrs(adapter),
         preset=PAINTERS_SIMILARITY,
         settings={"exclude_sinks": exclude_sinks, "last_state": last_state, "max_tokens": max_tokens},
@@ -98,3 +107,15 @@ def _cosines(stream: Float[Tensor, "state pos d_model"]) -> Float[Tensor, "state
         products += part @ part.T
     norms = products.diagonal().sqrt()
     return products / norms.outer(norms)
+
+
+STATE_SIMILARITY = Measure(
+    state_similarity,
+    "state similarity",
+    "cosine of every pair of states",
+    plot="plot_state_similarity",
+    parts="all",
+    papers=(PAINTERS_SIMILARITY,),
+    group="importance",
+    command="similarity",
+)

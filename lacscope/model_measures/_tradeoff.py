@@ -23,6 +23,7 @@ from lacscope.plans import plan as running
 from lacscope.rules import UnifiedSkipping
 from lacscope.tasks._base import Question
 from lacscope.traces._lac import check_alpha
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Progress, result_attrs
 from lacscope.tracing._questions import read_questions
 from lacscope.tracing._run import trace
@@ -110,6 +111,8 @@ def plan_tradeoff(
         where questions differ in their choices; a plan that scores no more may have answered nothing. Timings are
         this machine's at that moment.
 
+    Drawn by :func:`lacscope.plots.plot_plan_tradeoff`.
+
     Raises:
         ValueError: no plans, or no questions.
 
@@ -156,6 +159,7 @@ def plan_tradeoff(
         },
     )
     found.attrs = result_attrs(
+        "plan_tradeoff",
         model_attrs(adapter),
         preset=None,
         settings={"decode_steps": decode_steps, "rounds": rounds, "threads": torch.get_num_threads()},
@@ -215,3 +219,14 @@ def _decode_seconds(adapter: Adapter, within: AbstractContextManager[Any], promp
 def _synchronise(adapter: Adapter) -> None:
     if adapter.device.type == "cuda":
         torch.cuda.synchronize(adapter.device)
+
+
+PLAN_TRADEOFF = Measure(
+    plan_tradeoff,
+    "trade-off of plans",
+    "right answers against decode time, by how the skipped layers are chosen",
+    plot="plot_plan_tradeoff",
+    needs="questions",
+    group="plans",
+    command="tradeoff",
+)

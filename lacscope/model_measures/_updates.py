@@ -19,6 +19,7 @@ from lacscope.model_measures._tokenwise import Family, Moments, TokenMap, fit
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import Adapter, without_gradients
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 from lacscope.tracing._inputs import read_inputs
 
@@ -87,6 +88,8 @@ def update_geometry(
         ``token_error`` and ``token_output_change`` (sample, layer, token), NaN beyond a prompt and at sinks; and
         ``spearman`` (layer), their rank correlation over all tokens, NaN where one of them is constant.
 
+    Drawn by :func:`lacscope.plots.plot_update_geometry`.
+
     Raises:
         InputError: prompts that cannot be read.
         ValueError: a family, rank, number of directions or penalty that cannot be, or calibration prompts without
@@ -127,6 +130,7 @@ def update_geometry(
         "fit": _FIT,
     }
     attrs = result_attrs(
+        "update_geometry",
         model_attrs(adapter),
         preset=YOO_UPDATES,
         settings=settings,
@@ -235,3 +239,14 @@ def _spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(stats.spearmanr(a, b).statistic)
+
+
+UPDATE_GEOMETRY = Measure(
+    update_geometry,
+    "geometry of updates",
+    "how much of each update a token-wise linear map explains",
+    plot="plot_update_geometry",
+    papers=(YOO_UPDATES,),
+    group="importance",
+    command="updates",
+)

@@ -17,6 +17,7 @@ from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import Adapter
 from lacscope.models.adapters._weights import layer_of, matrices
+from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, result_attrs
 
 Variant = Literal["code", "paper"]
@@ -43,6 +44,8 @@ def z_density(model: Any, *, variant: Variant = "code") -> xr.Dataset:
         Dataset over (layer): ``z_density``, in [0, 1], and ``importance``, its negative, larger = more important.
         Weights are the parameters with two or more axes inside a block; the attribute ``matrices`` is a JSON
         object of their names and how many layers have each. A constant matrix has share 0.
+
+    Drawn by :func:`lacscope.plots.plot_importance`.
 
     Raises:
         ValueError: an unknown variant, or a layer without matrices.
@@ -75,6 +78,7 @@ def z_density(model: Any, *, variant: Variant = "code") -> xr.Dataset:
         importance="importance",
         attrs={
             **result_attrs(
+                "z_density",
                 model_attrs(adapter),
                 preset=DUMITRU_ZD,
                 settings={"variant": variant},
@@ -113,3 +117,17 @@ def _whole_layer(weights: Sequence[Float[Tensor, "..."]]) -> float:
     mean = np.average(means, weights=sizes)
     std = np.sqrt(np.average(variances + (means - mean) ** 2, weights=sizes))
     return sum(int((weight.float() > mean + std).sum()) for weight in weights) / int(sizes.sum()) if std > 0 else 0.0
+
+
+Z_DENSITY = Measure(
+    z_density,
+    "ZD",
+    "share of a layer's weights far from their mean (no data)",
+    plot="plot_importance",
+    needs="weights",
+    parts="all",
+    rankings={"ZD": Ranking("z_density", important="smaller")},
+    papers=(DUMITRU_ZD,),
+    group="importance",
+    command="zd",
+)

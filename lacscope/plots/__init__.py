@@ -28,6 +28,7 @@ from lacscope.plots._norms import NormStyle as NormStyle
 from lacscope.plots._norms import plot_norms as plot_norms
 from lacscope.plots._painters import plot_painters_curves as plot_painters_curves
 from lacscope.plots._phases import plot_phase_control as plot_phase_control
+from lacscope.plots._plot import plot as plot
 from lacscope.plots._pruning import plot_greedy as plot_greedy
 from lacscope.plots._pruning import plot_sleb as plot_sleb
 from lacscope.plots._skip_influence import plot_skip_influence as plot_skip_influence

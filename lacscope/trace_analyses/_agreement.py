@@ -13,6 +13,7 @@ from scipy import stats
 from lacscope.guards._arguments import ANY, made_by, text, whole_number, whole_numbers
 from lacscope.trace_analyses._bootstrap import check_level
 from lacscope.trace_analyses._statistics import holm
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import result_attrs
 
 _LONG_NAMES = {
@@ -74,6 +75,8 @@ def agreement(
         ``kept``. A score that is the same at every layer has NaN for rho. Attribute ``metrics`` is a JSON object:
         name -> those attributes of each score.
 
+    Drawn by :func:`lacscope.plots.plot_agreement`.
+
     Raises:
         ValueError: fewer than two scores, other dimensions, layers that differ, a NaN, fewer than 3 layers left, or
             numbers that no bootstrap or permutation can have.
@@ -116,6 +119,7 @@ def agreement(
         ds[name].attrs = {"long_name": said, "units": "layers" if name == "n_layers" else "1"}
     ds["score"].attrs = {"long_name": "mean over samples, larger = more important", "units": "each its own"}
     ds.attrs = result_attrs(
+        "agreement",
         {"model": model},
         preset=None,
         settings={
@@ -249,3 +253,13 @@ def _holm(p: Float[np.ndarray, "metric metric"]) -> Float[np.ndarray, "metric me
     adjusted = np.full(p.shape, np.nan)
     adjusted[below] = holm(p[below])
     return np.where(np.isnan(adjusted), adjusted.T, adjusted)
+
+
+AGREEMENT = Measure(
+    agreement,
+    "agreement",
+    "do the measures of importance rank the layers alike?",
+    plot="plot_agreement",
+    needs="results",
+    group="importance",
+)

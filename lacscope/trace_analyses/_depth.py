@@ -11,6 +11,7 @@ import xarray as xr
 
 from lacscope.guards._arguments import one_of
 from lacscope.trace_analyses._usage import by_phase, counted_tokens, token_usage, without_token_coords
+from lacscope.traces._measure import Measure
 from lacscope.traces._schema import TraceError, cost_of, made_from, validate
 from lacscope.traces._voids import resolve_voids
 
@@ -85,3 +86,11 @@ def mean_exit_depth(trace: xr.Dataset, voids: xr.DataArray | None = None) -> xr.
     mean.name = "exit_depth"
     mean.attrs = {"long_name": "mean exit depth", "units": "1", **made_from(trace, "mean_exit_depth", found.attrs)}
     return mean.astype(np.float64)
+
+
+MEAN_EXIT_DEPTH = Measure(
+    mean_exit_depth, "mean exit depth", "share of the layers up to the last active one", plot="", needs="trace"
+)
+SKIPPABLE_COMPUTE = Measure(
+    skippable_compute, "skippable compute", "bound on the FLOPs that voids could save", plot="", needs="trace"
+)

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from lacscope.traces._schema import TraceError, validate
+from lacscope.traces._schema import TraceError, made_from, validate
 
 
 def next_token_shift(full: xr.Dataset, changed: xr.Dataset) -> xr.Dataset:
@@ -28,7 +28,7 @@ def next_token_shift(full: xr.Dataset, changed: xr.Dataset) -> xr.Dataset:
         coords={"sample": full["sample"].values},
     )
     found["kl"].attrs = {"long_name": "KL(full model || changed) of the next token", "units": "nat"}
-    found.attrs = {key: changed.attrs[key] for key in ("model", "rule", "effect")}
+    found.attrs = made_from(changed, "next_token_shift")
     return found
 
 
@@ -61,7 +61,7 @@ def token_shift(full: xr.Dataset, changed: xr.Dataset) -> xr.Dataset:
     )
     found["kl"].attrs = {"long_name": "KL(full model || changed) of the next token", "units": "nat"}
     found["same_token"].attrs = {"long_name": "the most likely next token is the full model's", "units": "1"}
-    found.attrs = {key: changed.attrs[key] for key in ("model", "rule", "effect")}
+    found.attrs = made_from(changed, "token_shift")
     return found
 
 

@@ -19,6 +19,7 @@ from lacscope.trace_analyses._depth import flops
 from lacscope.trace_analyses._groups import group_names
 from lacscope.trace_analyses._tokens import POSITION_0
 from lacscope.trace_analyses._usage import token_usage, without_token_coords
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import result_attrs
 from lacscope.traces._schema import TOKENWISE_MEASURES, TraceError, cost_of, made_from, rule_of, validate
 from lacscope.traces._voids import resolve_voids
@@ -74,6 +75,8 @@ def usage_by_group(
           ``x_n``, the number of tokens that have one;
         - ``n`` (tokens) and ``n_samples`` of each group.
 
+    Drawn by :func:`lacscope.plots.plot_usage_by_group`.
+
     Raises:
         TraceError: voids of another trace; a dimension ``rule``.
         ValueError: a grouping or values with other dimensions or labels, a value's name that is taken, no token in
@@ -106,6 +109,7 @@ def usage_by_group(
     found["n_samples"] = _counts(counted > 0, tokens.names, "samples")
     settings = {"sinks": sinks, "phase": phase, "seed": seed, "n_bootstrap": n_bootstrap, "level": level}
     resting_on = result_attrs(
+        "usage_by_group",
         made_from(trace, "usage_by_group", mask.attrs),
         preset=None,
         settings=settings,
@@ -247,3 +251,13 @@ def _check_labels(trace: xr.Dataset, array: xr.DataArray, name: str, kind: Liter
                 f"{name} is of another trace: its '{dim}' has {array.sizes[dim]} entries or other labels, the "
                 f"trace's has {trace.sizes[dim]}."
             )
+
+
+USAGE_BY_GROUP = Measure(
+    usage_by_group,
+    "usage by group",
+    "usage and exit depth of groups of tokens",
+    plot="plot_usage_by_group",
+    needs="trace",
+    group="tokens",
+)

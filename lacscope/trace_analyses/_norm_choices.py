@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from lacscope.guards._arguments import listed, made_by
 from lacscope.trace_analyses._bootstrap import bootstrap_ratios, check_bootstrap
 from lacscope.trace_analyses._tell_tale import SIGNALS, late_layers, rank_candidates
+from lacscope.traces._measure import Measure
 
 LENGTH = "length"
 
@@ -44,6 +45,8 @@ def share_right(
         Dataset over ``signal``, the four and ``"length"`` (the number of decode tokens): ``share`` in [0, 1] with its
         interval ``low`` .. ``high`` (NaN for one question). Of k candidates that are first together each counts 1/k.
         ``chance``: the mean over questions of 1 / candidates. Attribute ``n_questions``.
+
+    Drawn by :func:`lacscope.plots.plot_share_right`.
 
     Raises:
         ValueError: another number of values than samples, or a question without exactly one right candidate and one
@@ -95,6 +98,7 @@ def share_right(
     own_layers = {"late": late_layers(len(held)), "all": held}[layers] if isinstance(layers, str) else layers
     found.attrs = {
         **signals.attrs,
+        "measure": "share_right",
         "settings": json.dumps(settings, sort_keys=True),
         "aggregation": (
             f"summed over layers {', '.join(map(str, own_layers))}; share of {len(members)} questions, {n} candidates "
@@ -104,3 +108,14 @@ def share_right(
         "n_questions": len(members),
     }
     return found
+
+
+SHARE_RIGHT = Measure(
+    share_right,
+    "tell-tale norms",
+    "how often the right choice has the largest norms",
+    plot="plot_share_right",
+    needs="results",
+    group="tokens",
+    command="tell-tale",
+)

@@ -9,6 +9,7 @@ import xarray as xr
 
 from lacscope.guards._temporary import Note, temporary
 from lacscope.trace_analyses._usage import by_phase, without_token_coords
+from lacscope.traces._measure import Measure
 from lacscope.traces._schema import made_from, validate
 
 QUANTITIES = ("resid_post_norm", "delta_norm")
@@ -27,6 +28,8 @@ def norm_profile(trace: xr.Dataset) -> xr.Dataset:
         Dataset over (quantity, phase, layer): ``q25``, ``median``, ``q75`` (non-sink tokens), ``mean`` (all
         valid tokens), ``sink_share`` (sum of absolute values over sinks, relative to all; in [0, 1]), and over phase
         ``n`` and ``n_sinks``.
+
+    Drawn by :func:`lacscope.plots.plot_norms`.
     """
     trace = validate(trace)
     stacked = xr.concat([without_token_coords(trace[name]) for name in QUANTITIES], dim="quantity")
@@ -92,3 +95,8 @@ def norms_by_layer(norms: pd.DataFrame) -> pd.DataFrame:
     sums = weighted.groupby(_KEYS, sort=False).sum()
     found = sums[_VALUES].div(sums["n"], axis=0).assign(n=sums["n"])
     return found.assign(samples=held.groupby(_KEYS, sort=False)["sample"].nunique()).reset_index()
+
+
+NORM_PROFILE = Measure(
+    norm_profile, "norms", "norm of the stream and its change, by layer and phase", plot="plot_norms", needs="trace"
+)

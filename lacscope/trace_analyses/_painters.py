@@ -1,5 +1,6 @@
 """Curves of "Transformer Layers as Painters": how much of each task's score is left under a plan."""
 
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,6 +9,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from lacscope.trace_analyses._statistics import paired_bootstrap
+from lacscope.traces._measure import Measure
 
 FULL = "full"
 _KEY = ["kind", "start"]
@@ -34,6 +36,8 @@ def painters_curves(
         model is not surely above chance (95 % interval) is NaN in ``normalised``, takes no part in the median and is
         named in the attribute ``not_testable``. Where a task that takes part lacks a (kind, start), the median is NaN
         there, not one of fewer tasks.
+
+    Drawn by :func:`lacscope.plots.plot_painters_curves`.
 
     Raises:
         ValueError: no rows of the full model, or several that differ, a task without chance, plans scored on
@@ -73,7 +77,9 @@ def painters_curves(
     above_chance = full - np.array([chance[task] for task in tasks])
     above_chance[[task in blind for task in tasks]] = np.nan
     normalised = (mean - np.array([[chance[task]] for task in tasks])) / above_chance[:, None]
-    return _labelled(tasks, kinds, starts, mean, normalised, share, full, counts, blind)
+    found = _labelled(tasks, kinds, starts, mean, normalised, share, full, counts, blind)
+    settings = json.dumps({"n_boot": n_boot, "seed": seed, "chance": dict(chance)}, sort_keys=True)
+    return found.assign_attrs({**scores.attrs, "measure": "painters_curves", "settings": settings})
 
 
 def _refuse_several_times(plans: pd.DataFrame) -> None:
@@ -154,3 +160,14 @@ def _labelled(
     found["median"].attrs = {"long_name": "median over tasks of the normalised score", "units": "1"}
     found.attrs["not_testable"] = ", ".join(blind)
     return found
+
+
+PAINTERS_CURVES = Measure(
+    painters_curves,
+    "layers as painters",
+    "score with the middle layers skipped, repeated, reordered",
+    plot="plot_painters_curves",
+    needs="results",
+    group="painters",
+    command="painters",
+)

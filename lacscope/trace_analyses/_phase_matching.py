@@ -4,6 +4,7 @@ Matched on ``sample``, a token is paired within its own sample alone; else token
 :mod:`lacscope.trace_analyses` for what such a difference is and is not.
 """
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from lacscope.guards._arguments import made_by, whole_number
 from lacscope.trace_analyses._bootstrap import check_bootstrap
 from lacscope.trace_analyses._phases import CELL, KINDS, NO_SURPRISAL
+from lacscope.traces._measure import Measure
 from lacscope.traces._schema import PHASES
 
 USAGE = "usage"
@@ -65,6 +67,8 @@ def matched_difference(
         ``cells`` that both phases share; ``n_prefill``, ``n_decode`` (tokens in all); ``n_samples``; ``level``
         of the interval; and ``note``, words where a number is missing. Where nothing matches, NaN with coverage 0.
 
+    Drawn by :func:`lacscope.plots.plot_phase_control`.
+
     Raises:
         ValueError: a column is missing, a cell is there twice, or an option is out of range.
 
@@ -83,7 +87,10 @@ def matched_difference(
         for name, kinds in MATCHINGS.items():
             found = _row(_Counts.of(part, kinds, scale), seed, n_bootstrap, level)
             rows.append({"of": of, "alpha": alpha, "matched_on": name, "level": level} | found)
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    found = pd.DataFrame(rows, columns=_COLUMNS)
+    settings = {"of": of, "seed": seed, "n_bootstrap": n_bootstrap, "level": level}
+    found.attrs = {**cells.attrs, "measure": "matched_difference", "settings": json.dumps(settings, sort_keys=True)}
+    return found
 
 
 _Means = tuple[Float[np.ndarray, "resample cell 2"], Float[np.ndarray, "resample cell 2"]]
@@ -253,3 +260,13 @@ def _check(cells: pd.DataFrame, n_layers: int, of: str, seed: int, n_bootstrap: 
     if (cells["active"] > n_layers * cells["tokens"]).any():
         raise ValueError(f"n_layers is {n_layers}, and some tokens have more active layers than that.")
     check_bootstrap(seed, n_bootstrap, level)
+
+
+MATCHED_DIFFERENCE = Measure(
+    matched_difference,
+    "decode against prefill",
+    "usage in the answer less that in the prompt, between like tokens",
+    plot="plot_phase_control",
+    needs="results",
+    group="tokens",
+)

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from lacscope.trace_analyses._tokens import token_classes
 from lacscope.trace_analyses._usage import counted_tokens
-from lacscope.traces._schema import TraceError, require_distinct_samples, require_first_layers, validate
+from lacscope.traces._schema import TraceError, made_from, require_distinct_samples, require_first_layers, validate
 from lacscope.traces._voids import resolve_voids
 
 # Powers of two and their midpoints: from 2 on, a bin is at most half as wide as its positions are far.
@@ -101,7 +101,9 @@ def cell_counts(trace: xr.Dataset, voids: xr.DataArray | None = None, values: xr
     grouped = pd.concat(parts).groupby(CELL, dropna=False, sort=True)
     summed = grouped[["active", *sums]].sum()
     summed.insert(0, "tokens", grouped.size())
-    return summed.reset_index().astype(_TYPES)
+    cells = summed.reset_index().astype(_TYPES)
+    cells.attrs = made_from(trace, "cell_counts", mask.attrs)
+    return cells
 
 
 def _of(trace: xr.Dataset, name: str, array: xr.DataArray) -> Float[np.ndarray, "sample token"]:

@@ -13,8 +13,9 @@ from jaxtyping import Float
 
 from lacscope.guards._arguments import listed, made_by, one_of, real_number, whole_numbers
 from lacscope.trace_analyses._usage import Sinks, counted_tokens, without_token_coords
+from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, result_attrs
-from lacscope.traces._schema import model_named, validate
+from lacscope.traces._schema import made_from, validate
 
 Stream = Literal["resid_post_norm", "resid_pre_norm"]
 Signal = Literal["norm_sum", "excess", "count_above", "late_excess"]
@@ -64,7 +65,7 @@ def norm_thresholds(
     found.attrs = {
         "long_name": "threshold: Q3 + 1.5 (Q3 - Q1) of the decode norms",
         "units": "stream units",
-        **model_named(calibration.attrs),
+        **made_from(calibration, "norm_thresholds", stream=stream, sinks=sinks),
         "stream": stream,
         "sinks": sinks,
     }
@@ -96,6 +97,8 @@ def norm_signals(
         Dataset over (sample, layer), in units of the stream unless said: ``norm_sum`` (A), ``excess`` (B: sum of
         (norm - threshold)_+), ``count_above`` (C: tokens), ``late_excess`` (D); over sample ``n_decode``; over layer
         ``threshold``. A response without a decode token that counts has signals of NaN.
+
+    Drawn by :func:`lacscope.plots.plot_norm_signals`.
 
     Raises:
         TraceError: not a trace.
@@ -139,7 +142,8 @@ def norm_signals(
     ds["n_decode"] = n_decode.assign_attrs(long_name="decode tokens of the response", units="tokens")
     ds["threshold"] = limits
     ds.attrs = result_attrs(
-        model_named(trace.attrs),
+        "norm_signals",
+        made_from(trace, "norm_signals"),
         preset=TELL_TALE,
         settings={"stream": stream, "late_share": late_share, "sinks": sinks},
         positions="decode tokens" if sinks == "include" else "decode tokens that are no sinks",
@@ -217,7 +221,7 @@ def rank_candidates(
         members = [i for i, other in enumerate(names) if other == name]
         rank[members] = _ranks(-ranked[members].astype(np.float64))
     ds = xr.Dataset({"score": score, "rank": ("sample", rank, {"long_name": "rank, 1 is the largest", "units": "1"})})
-    ds.attrs = {**signals.attrs, "signal": signal, "layers": ", ".join(map(str, chosen))}
+    ds.attrs = {**signals.attrs, "measure": "rank_candidates", "signal": signal, "layers": ", ".join(map(str, chosen))}
     return ds
 
 
@@ -234,3 +238,13 @@ def _decode_norms(trace: xr.Dataset, stream: str, sinks: Sinks) -> xr.DataArray:
         raise ValueError(f"stream must be 'resid_post_norm' or 'resid_pre_norm', got {stream!r}.")
     counted = counted_tokens(trace, sinks) & (trace["phase"] == "decode")
     return without_token_coords(trace[stream].astype(np.float64).where(counted))
+
+
+NORM_SIGNALS = Measure(
+    norm_signals,
+    "norm signals",
+    "norms of each response above what is usual, by layer",
+    plot="plot_norm_signals",
+    needs="trace",
+    group="tokens",
+)

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
+from lacscope.traces._measure import Measure
 from lacscope.traces._schema import PHASES, TOKEN_COORDS, made_from, require_first_layers, validate
 from lacscope.traces._voids import resolve_voids, voids
 
@@ -54,6 +55,8 @@ def layer_usage(
     Returns:
         DataArray in [0, 1] with ``layer`` and, by ``by``, ``phase`` and ``sample``; coordinate ``n`` has the
         number of tokens (of samples under ``weight="sample"``). NaN where n is 0.
+
+    Drawn by :func:`lacscope.plots.plot_usage_by_layer`.
 
     >>> from lacscope.testing import synthetic_trace
     >>> layer_usage(synthetic_trace()).dims
@@ -104,6 +107,8 @@ def usage_by_alpha(
 
     Returns:
         DataArray (alpha, phase) in [0, 1] with coordinate ``n``, the number of tokens.
+
+    Drawn by :func:`lacscope.plots.plot_usage_by_alpha`.
     """
     trace = validate(trace)
     usage = layer_usage(trace, voids(trace, np.atleast_1d(alphas)), "phase", weight=weight, sinks=sinks)
@@ -138,3 +143,14 @@ def token_usage(trace: xr.Dataset, voids: xr.DataArray | None = None) -> xr.Data
     found["exit_depth"].attrs = {"long_name": "exit depth: (last active layer + 1) / layers", "units": "1"}
     found.attrs = {**made_from(trace, "token_usage", void.attrs), "n_layers": n_layers}
     return found
+
+
+LAYER_USAGE = Measure(
+    layer_usage, "usage", "share of tokens for which each layer is no void", plot="plot_usage_by_layer", needs="trace"
+)
+USAGE_BY_ALPHA = Measure(
+    usage_by_alpha, "usage by alpha", "usage over all layers at each alpha", plot="plot_usage_by_alpha", needs="trace"
+)
+TOKEN_USAGE = Measure(
+    token_usage, "usage by token", "active layers and exit depth of each token", plot="", needs="trace"
+)

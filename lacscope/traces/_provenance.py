@@ -1,8 +1,10 @@
 """A paper's settings under a name, and what every result carries: its data, positions, aggregation and departures."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -58,7 +60,20 @@ def _said(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
+@functools.cache
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that can change a number in a trace."""
+    found = {}
+    for package in ("lacscope", "torch", "transformers", "transformer-lens"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
 def result_attrs(
+    measure: str,
     model: Mapping[str, Any],
     *,
     preset: Preset | None,
@@ -71,7 +86,9 @@ def result_attrs(
     """Attributes of a result, str and int alone so that it can be saved as netCDF.
 
     Args:
-        model: what names the model and the versions (``lacscope.tracing._recorder.model_attrs(adapter)``).
+        measure: the name of the public function that measured.
+        model: what names the model (``lacscope.models._facts.model_attrs(adapter)``), and the versions where they are
+            not those that are installed now.
         preset: the paper's settings that ``settings`` are compared with; None for a quantity of nobody's.
         settings: the keyword arguments in force.
         positions: which tokens, in words: ``"all but position 0"``.
@@ -80,15 +97,17 @@ def result_attrs(
         data: what the prompts are (``"GSM8K test"``); "" where the caller did not say, which departs from a preset
             that names its data.
 
-    >>> attrs = result_attrs({"model": "m"}, preset=None, settings={"k": 2}, positions="all", aggregation="mean",
-    ...                      n_samples=3)
+    >>> attrs = result_attrs("depth", {"model": "m"}, preset=None, settings={"k": 2}, positions="all",
+    ...                      aggregation="mean", n_samples=3)
     >>> attrs["settings"], attrs["n_samples"], attrs["departures"]
     ('{"k": 2}', 3, '')
     """
     text("data", data)
     text("prompt_format", settings.get("prompt_format", ""))
     return {
+        "versions": json.dumps(installed_versions(), sort_keys=True),
         **model,
+        "measure": measure,
         "preset": preset.name if preset else "",
         "source": preset.source if preset else "",
         "read_in": preset.read_in if preset else "",
@@ -106,7 +125,7 @@ def with_samples(attrs: Mapping[str, Any], n_samples: int) -> dict[str, Any]:
     """The attributes of the same measurement on another number of prompts.
 
     >>> paper = Preset("doe_2025/effect", "arXiv 0000.00000", {"samples": 20})
-    >>> attrs = result_attrs({}, preset=paper, settings={}, positions="all", aggregation="mean", n_samples=2)
+    >>> attrs = result_attrs("effect", {}, preset=paper, settings={}, positions="all", aggregation="mean", n_samples=2)
     >>> attrs["departures"], with_samples(attrs, 20)["departures"]
     ('samples = 2 (paper: 20)', '')
     """

@@ -4,12 +4,10 @@ Every row belongs to the token being **read**; the token produced from it stands
 ``next_token_id``. Norms and ``void`` (1 at voids, else 0) are NaN where ``valid`` is False.
 """
 
-import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 
 from lacscope.traces._normalised import TOKEN_LABELS, normalised, with_plain_attributes
+from lacscope.traces._provenance import installed_versions
 from lacscope.traces._sealed import DamagedFileError, read_result, write_sealed
 
 # 2: ``void`` is float32 and NaN on padding; 1: it was bool and False there. Files of 1 are still read.
@@ -111,18 +110,6 @@ def find_sinks(resid_post_norm: Float[np.ndarray, "layer token"]) -> Bool[np.nda
         inner = resid_post_norm[1 : n_layers - 1]
         sink |= (inner > SINK_FACTOR * np.median(inner, axis=1, keepdims=True)).any(axis=0)
     return sink
-
-
-@functools.cache
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that can change a number in a trace."""
-    found = {}
-    for package in ("lacscope", "torch", "transformers", "transformer-lens"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def model_named(attrs: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lacscope.analyze import _analysis as parts_module
 from lacscope.analyze import _importance as importance
 from lacscope.analyze import _skipping as skipping
 from lacscope.analyze._analysis import SoFar
-from lacscope.analyze._catalogue import CATALOGUE, GROUPS, named
+from lacscope.analyze._catalogue import GROUPS, catalogue, named
 from lacscope.analyze._joining import join_samples
 from lacscope.analyze._prompts import Prompts, PromptsError
 from lacscope.analyze._run import analyze
@@ -28,7 +28,7 @@ from lacscope.model_measures import (
     residual_cosines,
     residual_erasure,
 )
-from lacscope.model_measures._agreement import MEASURES
+from lacscope.model_measures._agreement import Read, scorers
 from lacscope.model_measures._choices import score_choices
 from lacscope.model_measures._sleb import sleb
 from lacscope.model_measures._tradeoff import plan_tradeoff, skipping_plans
@@ -41,6 +41,7 @@ from lacscope.traces._sealed import read_sealed, write_sealed
 
 pytestmark = pytest.mark.once
 
+CATALOGUE = catalogue()
 TIMED = "decode_ratio"  # seconds of this machine at that moment
 TEXT = Prompts("text", ((1, 4, 5), (1, 6, 7)))
 
@@ -215,7 +216,7 @@ def test_measures_that_agree_with_themselves(tiny_with_tokenizer, toy):
 def test_a_measure_keeps_what_it_rests_on_through_its_file(tiny_with_tokenizer, toy, tmp_path):
     analysis = CATALOGUE["agreement"]
     parts = analysis.parts(tiny_with_tokenizer, toy)
-    made = [parts[MEASURES.index(name)]() for name in ("Block Influence", "ZD")]
+    made = [parts[list(scorers()).index(name)]() for name in ("Block Influence", "ZD")]
     read = [read_sealed(write_sealed(part, tmp_path / f"{i}.nc")) for i, part in enumerate(made)]
     metrics = json.loads(analysis.join(read).attrs["metrics"])
     assert metrics["Block Influence"]["departures"] == f"data = {toy.name} (paper: PG19)"
@@ -294,7 +295,7 @@ def test_effective_depths_are_those_of_the_curves_pooled_over_tokens(tiny_with_t
 def test_longer_prompts_weigh_more_in_an_effective_depth():
     """One token whose overlap is high at layer 1, three of another prompt where it is high at layer 2."""
     curve = {"cosine": [[-1.0, 1, 1]] * 2, "kl": [[9.0, 1, 1]] * 2, "overlap": [[0.0, 0.8, 0.9], [0.0, 0.1, 0.9]]}
-    attrs = result_attrs({}, preset=None, settings={}, positions="all", aggregation="a", n_samples=1)
+    attrs = result_attrs("effect", {}, preset=None, settings={}, positions="all", aggregation="a", n_samples=1)
     parts = [
         xr.Dataset(
             {name: (("sample", "layer"), np.array([values[i]])) for name, values in curve.items()},
@@ -436,17 +437,17 @@ def test_removals_without_a_cut_read_as_much_as_the_paper(tiny_with_tokenizer, t
 
 
 def test_a_measure_that_the_model_does_not_allow_is_left_out_in_words(tiny_with_tokenizer, toy, monkeypatch):
-    analysis, scores = CATALOGUE["agreement"], importance.layer_scores
+    analysis, result = CATALOGUE["agreement"], Read.result
 
-    def layer_scores(model, inputs, *, leave_out, **options):
-        if "identity distance" not in leave_out:
+    def refusing(read, measure, options):
+        if measure.name == "identity_distance":
             raise UnsupportedModelError("no tokenwise Jacobian.")
-        return scores(model, inputs, leave_out=leave_out, **options)
+        return result(read, measure, options)
 
-    monkeypatch.setattr(importance, "layer_scores", layer_scores)
+    monkeypatch.setattr(Read, "result", refusing)
     monkeypatch.setattr(importance, "agreement", partial(agreement, n_boot=20, n_permutations=100))
     found = analysis.join([run() for run in analysis.parts(tiny_with_tokenizer, toy)])
-    assert set(found["metric"].values) == set(MEASURES) - {"identity distance"}
+    assert set(found["metric"].values) == set(scorers()) - {"identity distance"}
     assert json.loads(found.attrs["left_out"]) == {"identity distance": "no tokenwise Jacobian."}
     (panel,) = analysis.draw(found)
     caption = " ".join(text.get_text() for text in panel.texts).replace("\n", " ")
@@ -460,7 +461,7 @@ def test_prompts_too_short_to_be_cut_are_said_before_any_work(tiny_with_tokenize
 
 def test_a_part_that_is_not_finite_is_not_passed_over():
     made = {"output_influence": ("sample", [1.0]), "peak": ((), 1.0, {"aggregation": "max over samples"})}
-    attrs = result_attrs({}, preset=None, settings={}, positions="all", aggregation="none", n_samples=1)
+    attrs = result_attrs("effect", {}, preset=None, settings={}, positions="all", aggregation="none", n_samples=1)
     part = xr.Dataset(made, attrs=attrs)
     joined = join_samples([part, part.assign(peak=part["peak"].copy(data=np.nan))])
     assert np.isnan(joined["peak"])

@@ -13,7 +13,13 @@ from lacscope.traces._provenance import Preset, result_attrs, with_samples
 pytestmark = pytest.mark.once
 
 ATTRS = result_attrs(
-    {"model": "m"}, preset=Preset("p", "s", {"samples": 5}), settings={}, positions="all", aggregation="a", n_samples=2
+    "lim",
+    {"model": "m"},
+    preset=Preset("p", "s", {"samples": 5}),
+    settings={},
+    positions="all",
+    aggregation="a",
+    n_samples=2,
 )
 RESULT = xr.Dataset({"a": ("sample", [1.0, 2.0])}, {"sample": [0, 1]}, ATTRS)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from lacscope.analyze._catalogue import CATALOGUE
+from lacscope.analyze._catalogue import catalogue
 from lacscope.cli._app import app
 from lacscope.model_measures import CSORDAS_PROMPT_FORMAT
 from lacscope.models._checks import UnsupportedModelError
@@ -58,7 +58,7 @@ def test_the_list_names_every_analysis():
     result = run("--list")
     assert result.exit_code == 0
     listed = [line.split("│")[1].strip() for line in result.stdout.splitlines() if "│" in line]
-    assert [name for name in listed if name] == list(CATALOGUE)
+    assert [name for name in listed if name] == list(catalogue())
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_one_passage_is_too_few_to_fit_on(loads_tiny, text, tmp_path):
 
 
 def test_a_group_leaves_out_what_the_text_has_not_and_says_so(loads_tiny, text, tmp_path, monkeypatch):
-    few = {name: CATALOGUE[name] for name in ("contributions", "erasure", "gradients")}
-    monkeypatch.setattr("lacscope.analyze._catalogue._ALL", tuple(few.values()))
+    few = {name: catalogue()[name] for name in ("contributions", "erasure", "gradients")}
+    monkeypatch.setattr("lacscope.analyze._catalogue.catalogue", lambda: few)
     out = tmp_path / "o"
     words = ("m", "--text", text, "--what", "depth", "--limit", 2, "--max-tokens", 16, "--out", out)
     result = run(*words)
@@ -115,13 +115,13 @@ def test_a_group_leaves_out_what_the_text_has_not_and_says_so(loads_tiny, text, 
 
 
 def test_what_cannot_be_made_does_not_end_a_group(loads_tiny, text, tmp_path, monkeypatch):
-    few = [CATALOGUE[name] for name in ("contributions", "cosines", "logit-lens")]
+    few = [catalogue()[name] for name in ("contributions", "cosines", "logit-lens")]
 
     def refuse(model, prompts):
         raise UnsupportedModelError("this model has [no] such thing.")
 
     few[1] = replace(few[1], parts=refuse)
-    monkeypatch.setattr("lacscope.analyze._catalogue._ALL", tuple(few))
+    monkeypatch.setattr("lacscope.analyze._catalogue.catalogue", lambda: {one.name: one for one in few})
     out = tmp_path / "o"
     result = run("m", "--text", text, "--what", "depth", "--limit", 2, "--max-tokens", 16, "--out", out)
     assert "cosines: not made, this model has [no] such thing." in " ".join(result.stderr.split())

@@ -129,14 +129,14 @@ def test_our_own_words_on_a_private_row_are_kept():
 def test_a_failure_in_an_analysis_of_gpqa_quotes_nothing(
     command: Any, tmp_path: Path, monkeypatch: Any, tiny_with_tokenizer: Any
 ):
-    from lacscope.analyze._catalogue import CATALOGUE
+    from lacscope.analyze._catalogue import catalogue
 
     def fail(model: Any, prompts: Any) -> None:
         raise ValueError(f"cannot do {prompts.questions[0].prompt!r}")
 
     monkeypatch.setattr("lacscope.models._loading.load_model", lambda name, **options: tiny_with_tokenizer)
-    few = (replace(CATALOGUE["lim"], parts=fail), CATALOGUE["cosines"])
-    monkeypatch.setattr("lacscope.analyze._catalogue._ALL", few)
+    few = (replace(catalogue()["lim"], parts=fail), catalogue()["cosines"])
+    monkeypatch.setattr("lacscope.analyze._catalogue.catalogue", lambda: {one.name: one for one in few})
     row = {"question": "zirconium wombats", "correct": "deep", "incorrect": ["cold", "river", "wood"]}
     (tmp_path / "g.jsonl").write_text(json.dumps(row))
     words = ("analyze", "m", "--data", f"gpqa={tmp_path / 'g.jsonl'}", "--out", tmp_path / "o")

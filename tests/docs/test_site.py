@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     "index", "get_started", "void_maps", "rules", "plans", "findings", "reproduce", "published_code",
     "replication_notes", "preregistration", "exactness", "performance", "architectures", "adding_models", "glossary",
-    "changelog", "contributing", "gallery/index", "gallery/void_map", "gallery/report", "gallery/commands", "api/index",
+    "measures", "changelog", "contributing", "gallery/index", "gallery/void_map", "gallery/report", "gallery/commands",
+    "api/index",
     *(f"concepts/{name}" for name in ("voids", "effects", "phases", "sinks", "statistics", "analyses")),
     *(f"howto/{name}" for name in (
         "own_model", "own_rule", "own_measure", "own_task", "save_and_share", "dataframes", "two_models",

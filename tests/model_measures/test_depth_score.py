@@ -30,6 +30,7 @@ OUTPUT = np.array([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]], dtype=np.float32
 
 def group(matrices: list[np.ndarray], output: np.ndarray, *, data: str = "", seed: int = 0, **more: str) -> xr.Dataset:
     attrs = result_attrs(
+        "future_skip_influence",
         {"model": "made up"},
         preset=None,
         settings={"keep_first": 1, "seed": seed},

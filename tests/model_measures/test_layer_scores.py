@@ -37,17 +37,17 @@ NAMES = [
     "usage 0.5",
     "usage 0.8",
     "usage 1",
-    "Block Influence",
-    "LIM",
-    "ZD",
-    "angular distance",
-    "relative contribution",
-    "variance growth",
-    "identity distance",
-    "skip influence",
-    "SLEB order",
     "ablation KL",
     "ablation loss",
+    "angular distance",
+    "Block Influence",
+    "relative contribution",
+    "skip influence",
+    "variance growth",
+    "identity distance",
+    "LIM",
+    "SLEB order",
+    "ZD",
 ]
 
 
@@ -135,7 +135,7 @@ def test_one_call_gives_scipys_correlations(model: Any, scores: dict[str, xr.Dat
         rho = float(found["rho"].sel(subset="all", metric="ablation KL", other=other))
         assert rho == pytest.approx(expected, abs=1e-9), other
     resampled = found["n_samples"].to_series()
-    assert resampled[resampled == 0].index.tolist() == ["ZD", "SLEB order"]
+    assert resampled[resampled == 0].index.tolist() == ["SLEB order", "ZD"]
     assert (found.attrs["model"], found.attrs["data"]) == (adapt(model).name, "ids")
 
 
@@ -145,7 +145,7 @@ QUICK = [name for name in NAMES if name not in ("Block Influence", "SLEB order",
 def test_each_says_what_it_rests_on_and_departs_in(model: Any) -> None:
     found = layer_scores(model, PROMPTS, leave_out=QUICK[1:], n_probes=4, max_tokens=5, data="ids")
     told = {name: score.attrs for name, score in found.items()}
-    assert list(told) == ["usage 0.5", "Block Influence", "ZD", "identity distance", "SLEB order"]
+    assert list(told) == ["usage 0.5", "Block Influence", "identity distance", "SLEB order", "ZD"]
     # SLEB may remove any layer here, which its authors do not.
     assert told["SLEB order"]["departures"] == (
         "data = ids (paper: WikiText-2 train, 128 shuffled lines joined and cut), max_tokens = 5 (paper: 2048), "
@@ -190,7 +190,7 @@ def test_scores_of_ones_own_are_ranked_with_the_measures(model: Any) -> None:
     found = layer_agreement(
         model, PROMPTS, seed=0, scores=given, leave_out=leave_out, drop=(), n_boot=5, n_permutations=5
     )
-    assert found["metric"].values.tolist() == ["Block Influence", "ablation KL", "greedy", "updates"]
+    assert found["metric"].values.tolist() == ["ablation KL", "Block Influence", "greedy", "updates"]
     assert found["n_samples"].values.tolist() == [2, 2, 0, 1]
     np.testing.assert_allclose(found["score"].sel(metric="updates"), geometry["error"].values[0])
     kl = causal_ablation(model, PROMPTS)["kl"].mean("sample")
@@ -226,5 +226,5 @@ def test_prompts_are_cut_and_progress_is_told(model: Any) -> None:
 
 
 def test_an_unknown_measure_is_refused_with_the_known_ones(model: Any) -> None:
-    with pytest.raises(ValueError, match=r"leave_out names 'SLEB'; the measures are usage 0.5, .*SLEB order, ablation"):
+    with pytest.raises(ValueError, match=r"leave_out names 'SLEB'; the measures are usage 0.5, .*SLEB order, ZD"):
         layer_scores(model, PROMPTS, leave_out=["SLEB"])

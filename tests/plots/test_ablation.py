@@ -11,6 +11,7 @@ pytestmark = pytest.mark.once
 
 def attrs(n: int) -> dict[str, str | int]:
     return result_attrs(
+        "causal_ablation",
         {"model": "tiny"},
         preset=None,
         settings={},

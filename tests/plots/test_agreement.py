@@ -30,7 +30,7 @@ def found() -> xr.Dataset:
         "n_samples": 0,
         "data": "numbers",
     }
-    scores["ZD"].attrs = result_attrs({}, preset=paper, **told)
+    scores["ZD"].attrs = result_attrs("effect", {}, preset=paper, **told)
     return agreement(scores, seed=0, n_boot=100, n_permutations=999, model="tiny", data="numbers")
 
 

@@ -28,6 +28,7 @@ def result(sizes: dict[str, int], names: tuple[str, ...], low: float = 0.1, high
         {dim: np.arange(size) for dim, size in sizes.items()},
     )
     ds.attrs = result_attrs(
+        "effect",
         {"model": "synthetic"},
         preset=PAPER,
         settings={},

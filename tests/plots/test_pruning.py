@@ -9,6 +9,7 @@ from lacscope.traces._provenance import result_attrs
 pytestmark = pytest.mark.once
 
 ATTRS = result_attrs(
+    "sleb",
     {"model": "tiny"},
     preset=None,
     settings={},

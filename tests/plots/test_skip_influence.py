@@ -16,6 +16,7 @@ def result(n_layers: int = 6, *, largest: float = 2.0) -> xr.Dataset:
     matrix[0, 1] = largest
     matrix[np.tril_indices(n_layers)] = np.nan
     attrs = result_attrs(
+        "current_skip_influence",
         {"model": "made up"},
         preset=None,
         settings={},

@@ -163,6 +163,7 @@ def test_each_metrics_own_settings_are_listed() -> None:
     paper = Preset("doe_2025/b", "arXiv 0000.00000", {"data": "PG19", "protect": (0, -1)})
     scores["b"] = scores["b"].assign_attrs(
         result_attrs(
+            "effect",
             {},
             preset=paper,
             settings={"protect": ()},

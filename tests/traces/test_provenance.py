@@ -21,7 +21,7 @@ PAPER = Preset("doe_2025/effect", "arXiv 0000.00000", {"data": "GSM8K", "samples
 
 def attrs_of(**changed: object) -> dict[str, str | int]:
     options = {"settings": {"skip_first": True}, "n_samples": 20, "data": "GSM8K", **changed}
-    return result_attrs({"model": "m"}, preset=PAPER, positions="all", aggregation="mean", **options)  # type: ignore[arg-type]
+    return result_attrs("effect", {"model": "m"}, preset=PAPER, positions="all", aggregation="mean", **options)  # type: ignore[arg-type]
 
 
 def test_the_papers_own_settings_depart_in_nothing() -> None:
@@ -39,7 +39,7 @@ def test_every_departure_is_named_with_the_papers_value() -> None:
 def test_unnamed_data_are_a_departure_where_the_paper_names_its_own() -> None:
     assert attrs_of(data="")["departures"] == "data not named (paper: GSM8K)"
     nowhere = Preset("doe_2025/weights", "arXiv 0000.00000", {"samples": 20})
-    attrs = result_attrs({}, preset=nowhere, settings={}, positions="all", aggregation="mean", n_samples=20)
+    attrs = result_attrs("effect", {}, preset=nowhere, settings={}, positions="all", aggregation="mean", n_samples=20)
     assert attrs["departures"] == ""
 
 
@@ -47,11 +47,11 @@ def test_where_the_settings_were_read_is_kept() -> None:
     assert (PAPER.read_in, attrs_of()["read_in"]) == ("paper", "paper")
     code = Preset("doe_2025/effect", "arXiv 0000.00000", {"samples": 20}, read_in="code")
     told = {"settings": {}, "positions": "all", "aggregation": "mean"}
-    attrs = result_attrs({}, preset=code, n_samples=2, **told)  # type: ignore[arg-type]
+    attrs = result_attrs("effect", {}, preset=code, n_samples=2, **told)  # type: ignore[arg-type]
     assert attrs["read_in"] == "code"
     assert with_samples(attrs, 20)["read_in"] == "code"
     assert with_samples(attrs, 20)["departures"] == "" != attrs["departures"]
-    assert result_attrs({}, preset=None, n_samples=2, **told)["read_in"] == ""  # type: ignore[arg-type]
+    assert result_attrs("effect", {}, preset=None, n_samples=2, **told)["read_in"] == ""  # type: ignore[arg-type]
 
 
 def test_only_what_was_read_in_code_says_so() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lacscope.traces._schema import installed_versions
+from lacscope.traces._provenance import installed_versions
 
 pytestmark = pytest.mark.once
 

@@ -17,7 +17,8 @@ from lacscope.reproduction.sweep._store import Store
 from lacscope.tasks._base import Task
 from lacscope.trace_analyses._tokens import token_classes
 from lacscope.traces._atomic import write_atomically
-from lacscope.traces._schema import installed_versions, save_trace
+from lacscope.traces._provenance import installed_versions
+from lacscope.traces._schema import save_trace
 from lacscope.tracing._questions import ReadQuestion, digest
 
 
