@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +23,12 @@ from lacscope.cli._terminal import (
     say,
     template_options,
 )
-from lacscope.guards._arguments import did_you_mean, one_of
+from lacscope.guards._arguments import one_of
 from lacscope.guards._shown import plain
 from lacscope.traces._options import DTYPES
 
 if TYPE_CHECKING:
+    from lacscope.reproduction._run_file import Recipe
     from lacscope.reproduction._settings import ReproductionSettings
     from lacscope.reproduction.sweep._processes import Processes
 
@@ -35,7 +36,13 @@ console = Console(stderr=True)
 
 
 def reproduce(
-    more_effects: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN.toml",
+            help="A run as a file, such as the run.toml that each run writes. Options given beside it win.",
+        ),
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(help="The demo model's name, a hub id, a folder or a .gguf file. May be given several times."),
@@ -51,8 +58,13 @@ def reproduce(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for shards, scores, figures, table and report.md.")
-    ] = Path("runs/reproduction"),
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for shards, scores, figures, table and report.md. [dim]\\[default: runs/reproduction][/]",
+        ),
+    ] = None,
     data: Annotated[
         list[str] | None, typer.Option(help="TASK=FILE: a local JSONL, CSV or Parquet file instead of the hub.")
     ] = None,
@@ -97,22 +109,18 @@ def reproduce(
 ) -> None:
     """Reproduce "Void in Language Models": accuracy and usage against alpha, with baseline and controls.
 
-    Killed or cut, the same command goes on where it stopped. With `accelerate launch -m lacscope reproduce ...` the
-    shards are spread over processes.
+    A run is named by options, a preset, or a file. Killed or cut, the same command goes on where it stopped. With
+    `accelerate launch -m lacscope reproduce ...` the shards are spread over processes.
     """
-    from lacscope.reproduction._presets import PRESETS
     from lacscope.reproduction._run import IncompleteError
     from lacscope.reproduction._run import reproduce as run
-    from lacscope.reproduction._settings import ReproductionSettings, load_questions
+    from lacscope.reproduction._run_file import keep_run
+    from lacscope.reproduction._settings import load_questions
     from lacscope.tasks._registry import task as task_named
 
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(
-            f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}.{did_you_mean(preset, PRESETS)}"
-        )
-    base = PRESETS[preset] if preset is not None else None
+    base, more_effects = _base(words or [], preset)
     settings = _settings(
-        base.settings if base is not None else ReproductionSettings(),
+        base.settings,
         alphas=None if alphas is None else parse_alphas(alphas),
         effects=_effects(effect, more_effects),
         limit=limit,
@@ -133,19 +141,30 @@ def reproduce(
         keep_traces=keep_traces or None,
         chat_template_kwargs=template_options(chat_template_kwargs) or None,
     )
-    models = tuple(model or (base.models if base is not None else ()))
-    tasks = tuple(task or (base.tasks if base is not None else ()))
-    if not models or not tasks:
-        raise ValueError("name a --model and a --task, or a --preset that has both.")
+    tasks = tuple(task or base.tasks)
+    recipe = replace(
+        base,
+        models=tuple(model or base.models),
+        tasks=tasks,
+        dtype=one_of("dtype", dtype or base.dtype, DTYPES),
+        device=device or base.device,
+        device_map=device_map or (None if device else base.device_map),
+        out=out or base.out,
+        data=_files("--data", data, base.data, tasks),
+        shots_data=_files("--shots-data", shots_data, base.shots_data, tasks),
+        settings=settings,
+    )
+    if not recipe.models or not tasks:
+        raise ValueError("name a --model and a --task, or a --preset or a RUN.toml that has both.")
     asked = [task_named(name) for name in tasks]
-    files, shot_files = files_by_task("--data", data, tasks), files_by_task("--shots-data", shots_data, tasks)
-    number_format = one_of("dtype", dtype or (base.dtype if base is not None else "float32"), DTYPES)
-    if preset == "paper" and not _fits(models, tasks, settings, number_format, whole=device_map is None):
+    if preset == "paper" and not _fits(recipe):
         raise typer.Exit(3)
+    out = recipe.out
     check_folder(out)
     with quoting_nothing(any(one.private for one in asked)):
         questions = {
-            one.name: load_questions(one, settings, files.get(one.name), shot_files.get(one.name)) for one in asked
+            one.name: load_questions(one, settings, recipe.data.get(one.name), recipe.shots_data.get(one.name))
+            for one in asked
         }
     with bar_of("Importing torch and TransformerLens", console):
         from lacscope.models._loading import load_model
@@ -153,16 +172,18 @@ def reproduce(
         from lacscope.reproduction.sweep._processes import array_member, launched_processes
     quiet_libraries()
     processes = launched_processes() if share is None else array_member(share)
+    if processes.speaks:
+        keep_run(recipe)
     incomplete: list[IncompleteError] = []
     with keeping(lambda: _on_disk(out, *shards_on_disk(out))):
-        for name in models:
+        for name in recipe.models:
             with bar_of(f"Loading {name}", console):
                 loaded = load_model(
                     name,
-                    dtype=number_format,
+                    dtype=recipe.dtype,
                     hooks="residual",
-                    device_map=device_map,
-                    device=None if device_map is not None else device or processes.device,
+                    device_map=recipe.device_map,
+                    device=None if recipe.device_map is not None else recipe.device or processes.device,
                 )
             for one in asked:
                 try:
@@ -220,10 +241,32 @@ def parse_alphas(text: str) -> tuple[float, ...]:
     return tuple(round(first + k * by, 10) for k in range(math.floor(count + 1e-9) + 1))
 
 
+def _base(words: list[str], preset: str | None) -> tuple["Recipe", list[str]]:
+    """What the options change: the file's run, the preset's, or that of the defaults; and the other words."""
+    from lacscope.reproduction._presets import PRESETS
+    from lacscope.reproduction._run_file import Recipe, read_run
+
+    files = [word for word in words if word.endswith(".toml")]
+    others = [word for word in words if word not in files]
+    if len(files) > 1 or (files and preset is not None):
+        raise ValueError(f"give one run: {', '.join(files)}{'' if preset is None else f' or --preset {preset}'}.")
+    if files:
+        return read_run(Path(files[0])), others
+    return Recipe() if preset is None else PRESETS[one_of("preset", preset, PRESETS)], others
+
+
+def _files(option: str, given: list[str] | None, base: Mapping[str, Path], tasks: Sequence[str]) -> Mapping[str, Path]:
+    """The files of the tasks asked: those of the option, then those of the run that it changes."""
+    kept = {name: file for name, file in base.items() if name in tasks}
+    return {**kept, **files_by_task(option, given, tasks)}
+
+
 def _effects(effect: list[str] | None, more: list[str] | None) -> tuple[str, ...] | None:
     if not effect:
         if more:
-            raise ValueError(f"unexpected argument {more[0]!r}; see lacscope reproduce --help.")
+            raise ValueError(
+                f"unexpected argument {more[0]!r}; a run's file ends in .toml. See lacscope reproduce --help."
+            )
         return None
     return tuple(dict.fromkeys(name for given in [*effect, *(more or ())] for name in given.split(",")))
 
@@ -257,22 +300,20 @@ def _settings(base: "ReproductionSettings", **given: Any) -> "ReproductionSettin
     return replace(base, **changed)
 
 
-def _fits(
-    models: Sequence[str], tasks: Sequence[str], settings: "ReproductionSettings", dtype: str, *, whole: bool
-) -> bool:
+def _fits(recipe: "Recipe") -> bool:
     """Whether this machine can hold the models; where not, says what the run would need."""
     from lacscope.reproduction._presets import memory_here_gib, needs
 
     here = memory_here_gib()
-    wanted = needs(models, tasks, settings, dtype)
+    wanted = needs(recipe.models, recipe.tasks, recipe.settings, recipe.dtype)
     for need in wanted:
         say(
             console,
-            f"{need.model}: about {need.memory_gib:.0f} GiB of memory in {dtype} ({here:.0f} GiB here) and "
+            f"{need.model}: about {need.memory_gib:.0f} GiB of memory in {recipe.dtype} ({here:.0f} GiB here) and "
             f"{need.petaflop:,.0f} PFLOP ({need.petaflop / 0.1 / 3600:,.1f} h at 100 TFLOP/s, "
             f"{need.petaflop / 1e-4 / 3600:,.0f} h at 0.1 TFLOP/s)",
         )
-    too_large = [need.model for need in wanted if whole and need.memory_gib > here]
+    too_large = [need.model for need in wanted if recipe.device_map is None and need.memory_gib > here]
     if too_large:
         say(
             console,

@@ -4,24 +4,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lacscope.reproduction._run_file import Recipe
 from lacscope.reproduction._settings import ReproductionSettings
 from lacscope.reproduction.scores._comparisons import PRIMARY_ALPHA
 
 GIB = 2**30
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Models, benchmarks, settings and number format of a named reproduction."""
-
-    models: tuple[str, ...]
-    tasks: tuple[str, ...]
-    settings: ReproductionSettings
-    dtype: str = "float32"
-
-
-PRESETS = {
-    "demo": Preset(
+PRESETS: dict[str, Recipe] = {
+    "demo": Recipe(
         models=("smollm2-135m-instruct",),
         tasks=("pocket_boolean", "pocket_options"),
         settings=ReproductionSettings(
@@ -34,7 +25,7 @@ PRESETS = {
     ),
     # Temperature, top_p, 50 decode steps (51 tokens sampled), alpha and bfloat16 are the paper's. It publishes no
     # seed, and its greedy-free sampling differs from run to run.
-    "paper": Preset(
+    "paper": Recipe(
         models=("Qwen/Qwen2.5-7B-Instruct", "mistralai/Mistral-7B-Instruct-v0.3"),
         tasks=("boolq", "mmlu", "gpqa"),
         settings=ReproductionSettings(

@@ -111,6 +111,8 @@ class ReproductionSettings:
         for name, least in (("shots", 0), ("seed", 0), ("max_new_tokens", 1), ("batch_size", 1), ("shard_size", 1)):
             self._keep(name, whole_number(name, getattr(self, name), least=least))
         check_sampling(self.temperature, self.top_p)
+        for name in ("temperature", "top_p"):
+            self._keep(name, float(getattr(self, name)))
         flag("keep_text", self.keep_text)
         flag("keep_traces", self.keep_traces)
         if not isinstance(self.chat_template_kwargs, Mapping):

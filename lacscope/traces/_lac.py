@@ -12,20 +12,23 @@ from jaxtyping import Float
 from lacscope.guards._arguments import listed
 
 
-def check_alpha(alpha: Any) -> float:
+def check_alpha(alpha: Any, name: str = "alpha") -> float:
     """Return ``alpha`` as a float, or raise ValueError: thresholds scale with it, so it is finite and >= 0."""
     if isinstance(alpha, (bool, np.bool_)) or not hasattr(alpha, "__float__") or np.ndim(alpha):
-        raise ValueError(f"alpha must be a number >= 0, got {alpha!r}. The paper uses 0.8.")
-    value = float(alpha)
+        raise ValueError(f"{name} must be a number >= 0, got {alpha!r}. The paper uses 0.8.")
+    try:
+        value = float(alpha)
+    except OverflowError:  # a whole number of hundreds of digits
+        value = float("inf")
     # Thresholds are float32: a larger alpha is infinite there.
     if not 0 <= value <= float(np.finfo(np.float32).max):
-        raise ValueError(f"alpha must be a finite number >= 0, got {alpha!r}. The paper uses 0.8.")
+        raise ValueError(f"{name} must be a finite number >= 0, got {alpha!r}. The paper uses 0.8.")
     return value
 
 
 def check_alphas(name: str, alphas: Any, *, least: int = 0) -> list[float]:
     """A list of at least ``least`` alphas, each as :func:`check_alpha` has it, none of them twice; else ValueError."""
-    given = [check_alpha(alpha) for alpha in listed(name, alphas, "numbers >= 0")]
+    given = [check_alpha(alpha, f"{name}[{place}]") for place, alpha in enumerate(listed(name, alphas, "numbers >= 0"))]
     if len(given) < least:
         raise ValueError(f"{name} is empty: give at least one, such as 0.8.")
     twice = [alpha for place, alpha in enumerate(given) if alpha in given[:place]]

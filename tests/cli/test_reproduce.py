@@ -1,6 +1,9 @@
 """``lacscope reproduce`` and ``lacscope report`` as a user types them."""
 
 import json
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -8,7 +11,10 @@ from typer.testing import CliRunner
 from lacscope.cli import _reproduce as cli_reproduce
 from lacscope.cli._app import app
 from lacscope.cli._reproduce import parse_alphas
+from lacscope.reproduction._run_file import read_run
 from lacscope.reproduction._studies import open_studies
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "reproduction" / "sweep"))
 
 pytestmark = pytest.mark.once
 
@@ -51,8 +57,8 @@ def test_alphas_that_are_none(text):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ((), "name a --model and a --task, or a --preset that has both"),
-        (("--preset", "huge"), "unknown preset 'huge'; choose one of demo, paper"),
+        ((), "name a --model and a --task, or a --preset or a RUN.toml that has both"),
+        (("--preset", "huge"), "unknown preset 'huge'; choose one of 'demo', 'paper'"),
         (("--preset", "demo", "--task", "bool"), "there is no task 'bool'; choose one of boolq, mmlu"),
         (("--preset", "demo", "bypass"), "unexpected argument 'bypass'"),
         (("--preset", "demo", "--effect", "readout", "skip"), "unknown effect 'skip' to reproduce"),
@@ -63,6 +69,10 @@ def test_alphas_that_are_none(text):
         (("--preset", "demo", "--share", "2"), "--share is K/N"),
         (("--preset", "demo", "--style", "palin"), "unknown style 'palin'; choose one of 'paper', 'plain'"),
         (("--preset", "demo", "--alphas", "0:1"), "alphas are FIRST:LAST:STEP"),
+        (("nowhere.toml",), "there is no file: 'nowhere.toml'"),
+        (("a.toml", "b.toml"), "give one run: a.toml, b.toml."),
+        (("a.toml", "--preset", "demo"), "give one run: a.toml or --preset demo."),
+        (("a.json",), "unexpected argument 'a.json'; a run's file ends in .toml."),
     ],
 )
 def test_words_that_cannot_be_used_are_refused_before_a_model_is_loaded(words, text, monkeypatch, unchecked):
@@ -85,6 +95,60 @@ def test_alphas_given_on_the_line_say_which_controls_they_leave_out(capsys):
     assert settings.generate_alphas == PRESETS["demo"].settings.generate_alphas
     assert "no controls for readout: they stand at alpha 0.8" in capsys.readouterr().err
     assert settings.controls == {"bypass": (0.1,)}
+
+
+@pytest.fixture
+def toy(tiny_with_tokenizer, monkeypatch):
+    """The toy task under its name, and the tiny model under any; what each model was loaded with."""
+    from toy import ToyTask
+
+    loaded = []
+    monkeypatch.setattr("lacscope.tasks._registry.task", lambda name: ToyTask(name=name))
+    monkeypatch.setattr(
+        "lacscope.models._loading.load_model",
+        lambda name, **options: loaded.append((name, options)) or tiny_with_tokenizer,
+    )
+    return loaded
+
+
+def ids(out):
+    """The runs' ids, and what the command says of itself, by part."""
+    return {path.parent.name: json.loads(path.read_text()) for path in out.glob("runs/*/*/parts.json")}
+
+
+def ran(*words):
+    result = CliRunner().invoke(app, ["reproduce", *map(str, words)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_run_writes_the_file_that_makes_it_again(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"id": "{n}", "n": {n}}}\n' for n in range(3)))
+    (tmp_path / "my model").mkdir()
+    words = ["--model", "my model", "--task", "toy", "--data", "toy=rows.jsonl", *SMALL]
+    words += ["--style", "plain", "--device", "cpu", "--chat-template-kwargs", '{"tools": null}']
+    ran(*words, "--out", "first")
+    written = (tmp_path / "first" / "run.toml").read_text()
+    assert 'models = ["../my model"]' in written
+    assert 'toy = "../rows.jsonl"' in written
+    assert str(tmp_path) not in written
+    # From another folder, and elsewhere: the same run.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ran(tmp_path / "first" / "run.toml", "--out", "second")
+    assert ids(tmp_path / "elsewhere" / "second") == ids(tmp_path / "first") != {}
+    assert toy[0] == ("my model", toy[1][1])
+    assert toy[1][0] == str(tmp_path / "my model")
+    # Without --out it goes on where it stands, and finds its own file there.
+    ran(tmp_path / "first" / "run.toml")
+    assert [path.name for path in (tmp_path / "first").glob("run*.toml")] == ["run.toml"]
+    # Options beside the file win; the other run has a file of its own.
+    ran(tmp_path / "first" / "run.toml", "--alphas", "0.1", "--effect", "readout", "--limit", "2")
+    changed = read_run(tmp_path / "first" / "run-2.toml")
+    kept = read_run(tmp_path / "first" / "run.toml")
+    assert (changed.settings.alphas, changed.settings.effects, changed.settings.limit) == ((0.1,), ("readout",), 2)
+    assert changed == replace(kept, settings=replace(changed.settings))
+    assert kept.settings.alphas == (0.1, 0.8)
 
 
 def test_the_papers_preset_says_what_it_needs_where_the_machine_is_too_small(monkeypatch):

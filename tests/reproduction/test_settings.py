@@ -24,10 +24,10 @@ pytestmark = pytest.mark.once
         ({"style": "papers"}, "unknown style 'papers'; choose one of 'paper', 'plain'. Did you mean 'paper'?"),
         ({"alphas": ()}, "alphas is empty: give at least one, such as 0.8."),
         ({"alphas": 0.8}, "alphas must be a list of numbers >= 0, got 0.8."),
-        ({"alphas": (0.8, -1.0)}, "alpha must be a finite number >= 0, got -1.0."),
+        ({"alphas": (0.8, -1.0)}, "alphas[1] must be a finite number >= 0, got -1.0."),
         ({"alphas": (0.1, 0.8, 0.8)}, "alphas has 0.8 twice; each alpha is run once."),
         ({"generate_alphas": "0.8"}, "generate_alphas must be a list of numbers >= 0, got '0.8'."),
-        ({"generate_alphas": (0.8, float("nan"))}, "alpha must be a finite number >= 0, got nan."),
+        ({"generate_alphas": (0.8, float("nan"))}, "generate_alphas[1] must be a finite number >= 0, got nan."),
         ({"generate_alphas": (0.1, 0.1)}, "generate_alphas has 0.1 twice"),
         ({"control_alphas": (0.8,)}, "control_alphas must be {effect: alphas}, got (0.8,)."),
         (
