@@ -3,14 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lacscope.rules._base import Decides, Grain, check_unit
+from lacscope.rules._base import Decides, Grain, HaltingRule, check_unit
 from lacscope.rules._scope import EVERYWHERE, Scope, check_scope
 from lacscope.rules._view import LayerView, Unit
-from lacscope.traces._lac import check_alpha
+from lacscope.traces._lac import check_alpha, lac_thresholds
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,10 @@ class L2AdaptiveComputation:
         pass_state["highest"] = torch.maximum(highest, delta)
         pass_state["lowest"] = torch.minimum(lowest, delta)
         return delta < self.alpha * (highest - lowest)
+
+
+def thresholds_of(rule: HaltingRule, delta_norm: Float[np.ndarray, "layer token"]) -> Float[np.ndarray, "layer token"]:
+    """What this rule compared recorded deltas with. Raises ValueError for a rule that has no thresholds."""
+    if not isinstance(rule, L2AdaptiveComputation):
+        raise ValueError("measure 'threshold' needs one L2AdaptiveComputation rule; no other rule has a threshold.")
+    return lac_thresholds(delta_norm, rule.alpha)

@@ -9,6 +9,8 @@ from lacscope.traces._schema import MEASURES
 Effect = Literal["observe", "readout", "bypass"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
 """What is done with voids; :mod:`lacscope.rules` says what each means."""
+Logits = Literal["none", "last", "all"]
+Tokenwise = Literal["all", "response"]
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 """Number formats that a model can be loaded in, by name."""
 
@@ -27,9 +29,9 @@ def check_options(
 ) -> None:
     """Raise ValueError, in words, for an option of :func:`lacscope.trace` that no model could serve."""
     one_of("effect", effect, EFFECTS)
-    if logits not in ("none", "last", "all"):
+    if logits not in get_args(Logits):
         raise ValueError(f"logits must be 'none', 'last' or 'all', got {logits!r}.")
-    if tokenwise not in ("all", "response"):
+    if tokenwise not in get_args(Tokenwise):
         raise ValueError(f"tokenwise must be 'all' or 'response' (the tokens measured), got {tokenwise!r}.")
     if isinstance(measures, str):
         raise ValueError(f"measures must be a list of names, got the string {measures!r}; write [{measures!r}].")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,33 +11,10 @@ from torch import Tensor
 
 from lacscope.guards._temporary import Temporary, together
 from lacscope.models._checks import require_full
-from lacscope.models.adapters import Adapter, inference, users_hooks, without_gradients
+from lacscope.models.adapters import inference, users_hooks, without_gradients
 from lacscope.models.adapters._weights import in_subclasses
-from lacscope.tracing._halting_pass import Program
+from lacscope.tracing._program import RESIDUAL_POINTS, Program
 from lacscope.tracing._session import HaltingSession, run_session
-
-Logits = Literal["none", "last", "all"]
-Scope = Literal["all", "response"]
-_RESIDUAL_POINTS = ("hook_resid_pre", "hook_resid_post")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one call of :func:`lacscope.trace` asked for, checked."""
-
-    program: Program
-    max_new_tokens: int
-    logits: Logits
-    tokenwise: frozenset[str]
-    scope: Scope
-    given: bool
-    stop_ids: frozenset[int]
-
-    def kept(self, longest_answer: int) -> int | None:
-        """How many last positions of a batch's first pass need logits; None: all of them."""
-        if self.logits == "all" or (self.tokenwise and self.scope == "all"):
-            return None
-        return longest_answer + 1 if self.given and (self.tokenwise or self.logits == "last") else 1
 
 
 @dataclass(frozen=True)
@@ -91,12 +68,11 @@ class Batches:
         )
 
 
-def prepared(
-    adapter: Adapter, session: HaltingSession, fwd_hooks: list[tuple[Any, Callable[..., Any]]]
-) -> Temporary[None]:
+def prepared(session: HaltingSession, fwd_hooks: list[tuple[Any, Callable[..., Any]]]) -> Temporary[None]:
     """The user's hooks, then ours, on the leanest path that serves both."""
+    adapter = session.adapter
     foreign = bool(fwd_hooks) or adapter.user_hooked()
-    inside = set(session.program.points()) - set(_RESIDUAL_POINTS)
+    inside = set(session.program.points()) - set(RESIDUAL_POINTS)
     lean = together()
     if foreign or inside:
         require_full(adapter)
@@ -121,7 +97,7 @@ class Reading:
     of ``batch`` they began with.
     """
 
-    plan: Plan
+    program: Program
     batch: Batch
     first: Int[Tensor, " sequence"]
     _kept: list[tuple[Int[Tensor, " going"], Float[Tensor, "going pos vocab"]]] = field(default_factory=list)
@@ -132,12 +108,12 @@ class Reading:
     def read_prompts(self, logits: Float[Tensor, "sequence read vocab"]) -> None:
         """The first pass: prompts, and given answers."""
         batch, everything = self.batch, torch.arange(len(self.first), device=logits.device)
-        if self.plan.logits == "last":
+        if self.program.logits == "last":
             prompt_end = -1 - batch.answer_lengths[self.first]
             self._last = logits[everything, prompt_end].float().cpu().numpy()
         width = logits.shape[1]
         position = batch.mask.long().cumsum(-1) - 1
-        start = 0 if self.plan.scope == "all" else batch.prompt_lengths.unsqueeze(-1)
+        start = 0 if self.program.tokenwise == "all" else batch.prompt_lengths.unsqueeze(-1)
         wanted = (batch.mask & (position >= start))[self.first, -width:]
         # The first real token of a left-padded row follows a pad, which predicts nothing.
         predicted = wanted & (position > 0)[self.first, -width:]
@@ -164,18 +140,18 @@ class Reading:
         wanted: Bool[Tensor, "going read"],
         predicted: Bool[Tensor, "going read"],
     ) -> None:
-        if self.plan.logits == "all":
+        if self.program.logits == "all":
             # Both on the CPU: a GPU's places pick nothing from what lies there.
             self._kept.append((going.cpu(), logits.float().cpu()))
-        if not self.plan.tokenwise:
+        if not self.program.measures_logits:
             return
         logits = logits.float()
         read = tokens[:, -logits.shape[1] :]
         found: dict[str, tuple[Tensor, Tensor]] = {}
-        if "entropy" in self.plan.tokenwise:
+        if "entropy" in self.program.measures:
             found["entropy"] = _entropy(logits), wanted
         for name, measure in (("surprisal", _surprisal), ("rank", _rank)):
-            if name in self.plan.tokenwise:
+            if name in self.program.measures:
                 parts = [measure(logits[:, :-1], read[:, 1:])]
                 if self._before is None:
                     parts.insert(0, torch.full_like(logits[:, :1, 0], torch.nan))
@@ -194,7 +170,7 @@ class Reading:
 
     def logits_of(self, sequence: int, n_tokens: int) -> Float[np.ndarray, "..."] | None:
         """Logits at the last prompt token, or at each of the sequence's ``n_tokens`` tokens; None if not asked for."""
-        if self.plan.logits != "all":
+        if self.program.logits != "all":
             return None if self._last is None else self._last[sequence]
         rows = [logits[going == sequence][0].numpy() for going, logits in self._kept if bool((going == sequence).any())]
         pads = int((~self.batch.mask[self.first[sequence]]).sum())

@@ -18,11 +18,12 @@ from lacscope.models._checks import require_one_run
 from lacscope.models.adapters import Adapter, first_keys, identity_of
 from lacscope.traces._provenance import Progress
 from lacscope.traces._schema import SampleTrace
-from lacscope.tracing._batches import Batch, Batches, Plan, Reading, prepared
+from lacscope.tracing._batches import Batch, Batches, Reading, prepared
 from lacscope.tracing._halting_pass import Readouts
+from lacscope.tracing._program import Program
 from lacscope.tracing._recorder import Recorder, Run
 from lacscope.tracing._sampling import Sampler
-from lacscope.tracing._session import HaltingSession
+from lacscope.tracing._session import HaltingSession, Rows
 
 LOGIT_BYTES = 2**30
 
@@ -32,21 +33,19 @@ class RuleKeepsStateError(RuntimeError):
 
 
 def run_branches(
-    adapter: Adapter, plan: Plan, batches: Batches, sampler: Sampler, progress: Progress | None
+    adapter: Adapter, program: Program, batches: Batches, sampler: Sampler, progress: Progress | None
 ) -> list[list[SampleTrace]]:
     """Each rule's samples, equal to a run of that rule alone but for float32 rounding.
 
     Raises RuleKeepsStateError for a rule that writes to its run_state: its rows may be divided.
     """
-    n_rules = len(plan.program.rules)
-    batches = _within_memory(plan, batches, adapter.vocab_size)
+    n_rules = len(program.rules)
+    batches = _within_memory(program, batches, adapter.vocab_size)
     found: list[dict[int, SampleTrace]] = [{} for _ in range(n_rules)]
-    recorder = Recorder()
-    session = HaltingSession(adapter, plan.program, recorder)
-    with prepared(adapter, session, []):
+    session = HaltingSession(adapter, program, Recorder())
+    with prepared(session, []):
         for batch in batches:
-            recorder.clear()
-            samples = _BranchingBatch(adapter, plan, session, recorder, batch, sampler).run()
+            samples = _BranchingBatch(session, batch, sampler).run()
             for sequence, sample in samples.items():
                 rule, row = divmod(sequence, len(batch.members))
                 found[rule][batch.members[row]] = sample
@@ -55,11 +54,11 @@ def run_branches(
     return [[samples[i] for i in range(len(batches))] for samples in found]
 
 
-def _within_memory(plan: Plan, batches: Batches, vocab_size: int) -> Batches:
+def _within_memory(program: Program, batches: Batches, vocab_size: int) -> Batches:
     """Batches whose first pass has no more than a gigabyte of logits, nor more than one rule's at every position."""
-    n_rules = len(plan.program.rules)
+    n_rules = len(program.rules)
     answers = [len(row) - prompt for row, prompt in zip(batches.rows, batches.prompt_lengths, strict=True)]
-    kept = plan.kept(max(answers))
+    kept = program.kept(max(answers))
     size = batches.size if kept is not None else batches.size // n_rules
     positions = max(len(row) for row in batches.rows) if kept is None else kept
     return replace(batches, size=max(1, min(size, LOGIT_BYTES // (4 * vocab_size * positions * n_rules))))
@@ -68,24 +67,17 @@ def _within_memory(plan: Plan, batches: Batches, vocab_size: int) -> Batches:
 class _BranchingBatch:
     """One batch under all rules. Sequence ``rule * rows + row`` begins on that row of the batch."""
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        plan: Plan,
-        session: HaltingSession,
-        recorder: Recorder,
-        batch: Batch,
-        sampler: Sampler,
-    ) -> None:
-        self.adapter, self.plan, self.session, self.recorder = adapter, plan, session, recorder
-        self.batch, self.sampler = batch, sampler
-        n_rows, n_rules = len(batch.members), len(plan.program.rules)
+    def __init__(self, session: HaltingSession, batch: Batch, sampler: Sampler) -> None:
+        self.session, self.batch, self.sampler = session, batch, sampler
+        self.adapter, self.program, self.recorder = session.adapter, session.program, session.recorder
+        self.stop_ids = session.adapter.stop_ids()
+        n_rows, n_rules = len(batch.members), len(self.program.rules)
         device = batch.ids.device
         self.row = torch.arange(n_rows, device=device).repeat(n_rules)  # of each sequence that goes on
         self.rule = torch.arange(n_rules, device=device).repeat_interleave(n_rows)
         self.going = torch.arange(n_rules * n_rows, device=device)
-        self.reading = Reading(plan, batch, self.row)
-        self.mask = batch.mask
+        self.reading = Reading(self.program, batch, self.row)
+        self.sample_ids, self.mask = batch.sample_ids, batch.mask
         self.found: dict[int, SampleTrace] = {}
 
     @property
@@ -95,27 +87,24 @@ class _BranchingBatch:
     def run(self) -> dict[int, SampleTrace]:
         """The samples by sequence."""
         self._prefill()
-        stop = torch.tensor(sorted(self.plan.stop_ids), device=self.row.device)
-        for remaining in range(self.plan.max_new_tokens - 1, -1, -1):
+        stop = torch.tensor(sorted(self.stop_ids), device=self.row.device)
+        for remaining in range(self.program.max_new_tokens - 1, -1, -1):
             sampled = self.sampler(self.logits[:, -1])
             ended = torch.isin(sampled, stop) | (remaining == 0)
             self._finish(ended, sampled)
             if bool(ended.all()):
                 break
             self._decode(~ended, sampled)
-        if self.plan.max_new_tokens == 0:
+        if self.program.max_new_tokens == 0:
             self._finish(torch.ones_like(self.row, dtype=torch.bool), None)
         return self.found
 
     def _prefill(self) -> None:
-        batch, session = self.batch, self.session
-        session.prompt_lengths, session.sample_ids = batch.prompt_lengths, batch.sample_ids
-        session.readouts = Readouts(self.row, self.rule)
-        session.kept = self.plan.kept(int(batch.answer_lengths.max()))
-        self.sampler.start([batch.sample_ids[row] for row in self.row.tolist()])
-        self.logits, self.cache = self.adapter.step(
-            batch.ids, batch.mask, None, use_cache=self.plan.max_new_tokens > 1, keep=session.kept
-        )
+        self.recorder.clear()
+        self.sampler.start([self.sample_ids[row] for row in self.row.tolist()])
+        kept = self.program.kept(int(self.batch.answer_lengths.max()))
+        rows = Rows(self.batch.prompt_lengths, None, self.sample_ids, kept, Readouts(self.row, self.rule))
+        self.logits, self.cache = self.session.step(rows, self.batch.ids, self.mask, None)
         self._check_states()
         self.reading.read_prompts(self.logits)
 
@@ -129,10 +118,9 @@ class _BranchingBatch:
         parents, tokens = branches // self.adapter.vocab_size, branches % self.adapter.vocab_size
         if parents.tolist() != list(range(len(self.mask))):
             self._select_rows(parents)
-        self.session.readouts = Readouts(self.row, self.rule)
-        self.session.kept = 1
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
-        self.logits, self.cache = self.adapter.step(tokens.unsqueeze(-1), self.mask, self.cache, use_cache=True, keep=1)
+        rows = Rows(sample_ids=self.sample_ids, kept=1, readouts=Readouts(self.row, self.rule))
+        self.logits, self.cache = self.session.step(rows, tokens.unsqueeze(-1), self.mask, self.cache)
         require_one_run(self.adapter, self._run.length, self.mask.shape[1])
         self._check_states()
         self.reading.read_token(sampled[kept], self.logits, self.going, kept)
@@ -140,8 +128,7 @@ class _BranchingBatch:
     def _select_rows(self, rows: Int[Tensor, " row"]) -> None:
         self.adapter.select_rows(self.cache, rows)
         self.mask = self.mask[rows]
-        assert self.session.sample_ids is not None
-        self.session.sample_ids = [self.session.sample_ids[row] for row in rows.tolist()]
+        self.sample_ids = [self.sample_ids[row] for row in rows.tolist()]
         run = self._run.selected(rows)
         run.cache = weakref.ref(identity_of(self.cache))
         keys = first_keys(self.cache)
@@ -155,7 +142,7 @@ class _BranchingBatch:
             return
         sequences = self.going[ended]
         samples = self._run.selected(self.row[ended]).samples(
-            self.plan.stop_ids,
+            self.stop_ids,
             None if sampled is None else sampled[ended],
             self.reading.tokenwise(sequences),
         )
@@ -166,6 +153,6 @@ class _BranchingBatch:
             self.found[sequence] = sample
 
     def _check_states(self) -> None:
-        for rule, state in zip(self.plan.program.rules, self._run.rule_states, strict=True):
+        for rule, state in zip(self.program.rules, self._run.rule_states, strict=True):
             if state:
                 raise RuleKeepsStateError(f"{rule!r} keeps {sorted(map(str, state))} in its run_state.")

@@ -1,98 +1,18 @@
 """One forward pass under a rule and an effect: every layer measured, judged and, maybe, edited."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lacscope.models._checks import require_head, require_sublayers
-from lacscope.models.adapters import Adapter, Execution, PartialPassError
+from lacscope.models.adapters import Execution, PartialPassError
 from lacscope.models.adapters._private import edits_of
-from lacscope.rules import (
-    Effect,
-    HaltingRule,
-    L2AdaptiveComputation,
-    LayerView,
-    RuleInPass,
-    Unit,
-    check_effect,
-    needs_of,
-)
-from lacscope.traces._schema import LAYERWISE_MEASURES
+from lacscope.rules import LayerView, RuleInPass, Unit
+from lacscope.tracing._program import Program
 from lacscope.tracing._recorder import PassRecord
-
-
-@dataclass(frozen=True)
-class Program:
-    """What is measured, decided and edited in each pass."""
-
-    rules: tuple[HaltingRule, ...]
-    effect: Effect
-    n_layers: int
-    parallel: bool
-    measures: frozenset[str] = frozenset()
-    ends_on_any_length: bool = False
-    head: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
-
-    @property
-    def unit(self) -> Unit:
-        return self.rules[0].unit if self.rules else "block"
-
-    def asks(self, unit: Unit) -> bool:
-        """True where the rules decide on this unit."""
-        return bool(self.rules) and (self.unit == unit or (self.unit == "sublayers" and unit != "block"))
-
-    def points(self) -> list[str]:
-        """Hook points of a block that this program needs, in the order they fire."""
-        names = ["hook_resid_pre"]
-        if self.asks("attn") or "attn_out_norm" in self.measures:
-            names.append("hook_attn_out")
-        if self.asks("mlp") and not self.parallel:
-            names.append("hook_resid_mid")
-        if self.asks("mlp") or "mlp_out_norm" in self.measures:
-            names.append("hook_mlp_out")
-        return [*names, "hook_resid_post"]
-
-
-def make_program(
-    adapter: Adapter,
-    rules: Sequence[HaltingRule],
-    effect: Effect,
-    measures: Sequence[str] = (),
-) -> Program:
-    """Check rule, effect and measures against each other and the model."""
-    for rule in rules or (None,):
-        check_effect(rule, effect)
-    if effect == "observe" and len({rule.unit for rule in rules}) > 1:
-        raise ValueError("rules of one call must share their unit (block, attn or mlp); trace them apart.")
-    if effect == "observe" and len(rules) > 1 and rules[0].unit == "sublayers":
-        raise ValueError(
-            "rules of unit 'sublayers' have two masks each, of attention and of MLP: observe them one at a time."
-        )
-    unknown = sorted(set(measures) - set(LAYERWISE_MEASURES))
-    if unknown:
-        raise ValueError(f"unknown measure {unknown}; choose from {', '.join(LAYERWISE_MEASURES)}.")
-    one_each = len(rules) == 1 or (rules and effect != "observe")
-    if "threshold" in measures and not (one_each and all(isinstance(rule, L2AdaptiveComputation) for rule in rules)):
-        raise ValueError("measure 'threshold' needs one L2AdaptiveComputation rule; no other rule has a threshold.")
-    program = Program(
-        tuple(rules),
-        effect,
-        adapter.n_layers,
-        adapter.parallel_blocks,
-        frozenset(measures),
-        adapter.ends_on_any_length,
-        adapter.logits_of if any("head" in needs_of(rule) for rule in rules) else None,
-    )
-    if program.head is not None:
-        require_head(adapter)
-    each = [program, *(replace(program, rules=(rule,)) for rule in rules)]
-    if any(set(one.points()) - {"hook_resid_pre", "hook_resid_post"} for one in each):
-        require_sublayers(adapter)
-    return program
 
 
 def _norm(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:

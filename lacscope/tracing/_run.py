@@ -1,10 +1,10 @@
 """``trace``: batched prefill and decode with a KV cache, recorded layer by layer."""
 
-import dataclasses
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,18 @@ from lacscope.guards._arguments import hook_pairs, whole_numbers
 from lacscope.models._checks import check_blocks, divides_rows, require_decode, require_one_run, rows_at_once
 from lacscope.models.adapters import Adapter, execution_of
 from lacscope.rules import Effect, HaltingRule, describe_rule
+from lacscope.rules._lac import thresholds_of
 from lacscope.traces._joining import stack_rules
-from lacscope.traces._lac import lac_thresholds
-from lacscope.traces._options import check_options
+from lacscope.traces._options import Logits, Tokenwise, check_options
 from lacscope.traces._provenance import Progress
-from lacscope.traces._schema import TOKENWISE_MEASURES, SampleTrace
-from lacscope.tracing._batches import Batch, Batches, Logits, Plan, Reading, Scope, prepared
+from lacscope.traces._schema import SampleTrace
+from lacscope.tracing._batches import Batch, Batches, Reading, prepared
 from lacscope.tracing._branching import RuleKeepsStateError, run_branches
-from lacscope.tracing._halting_pass import make_program
 from lacscope.tracing._inputs import InputError, check_lengths, read_inputs, read_responses
+from lacscope.tracing._program import Program, make_program
 from lacscope.tracing._recorder import Recorder, assemble, run_attrs
 from lacscope.tracing._sampling import Sampler
-from lacscope.tracing._session import HaltingSession
+from lacscope.tracing._session import HaltingSession, Rows
 
 
 def trace(
@@ -47,7 +47,7 @@ def trace(
     top_p: float | int = 1.0,
     seed: int | None = None,
     measures: Sequence[str] = (),
-    tokenwise: Scope = "all",
+    tokenwise: Tokenwise = "all",
     logits: Logits = "none",
     sample_ids: Sequence[int] | None = None,
     progress: Progress | None = None,
@@ -145,14 +145,12 @@ def trace(
     }
     if chat_template_kwargs:
         attrs["chat_template_kwargs"] = json.dumps(dict(chat_template_kwargs), sort_keys=True, default=str)
-    plan = Plan(
-        make_program(adapter, rules, effect, sorted(set(measures) - set(TOKENWISE_MEASURES))),
-        max_new_tokens,
-        logits,
-        frozenset(measures) & frozenset(TOKENWISE_MEASURES),
-        tokenwise,
-        answers is not None,
-        adapter.stop_ids(),
+    program = replace(
+        make_program(adapter, rules, effect, measures),
+        max_new_tokens=max_new_tokens,
+        logits=logits,
+        tokenwise=tokenwise,
+        given_answers=answers is not None,
     )
     pad_id = getattr(adapter.tokenizer, "pad_token_id", None) or 0
     batches = Batches(whole, [len(p) for p in prompts], ids, rows_at_once(adapter, batch_size), pad_id, adapter.device)
@@ -164,7 +162,7 @@ def trace(
             sample_ids=ids,
             rules=[describe_rule(one) for one in group],
         )
-        for group, samples in _run_rules(adapter, plan, batches, sampler, hooks, progress)
+        for group, samples in _run_rules(adapter, program, batches, sampler, hooks, progress)
     ]
     if not isinstance(rule, (list, tuple)):
         return traces[0]
@@ -193,70 +191,62 @@ def _check_hook_names(adapter: Adapter, fwd_hooks: Sequence[tuple[Any, Any]]) ->
 
 def _run_rules(
     adapter: Adapter,
-    plan: Plan,
+    program: Program,
     batches: Batches,
     sampler: Sampler,
     fwd_hooks: list[tuple[Any, Callable[..., Any]]],
     progress: Progress | None,
 ) -> list[tuple[tuple[HaltingRule, ...], list[SampleTrace]]]:
     """The samples of each run, with the rules that it was for: as few runs as the effect allows."""
-    rules, effect = plan.program.rules, plan.program.effect
+    rules, effect = program.rules, program.effect
     if effect == "observe" or len(rules) < 2:
-        return [(rules, _run(adapter, plan, batches, sampler, fwd_hooks, progress))]
+        return [(rules, _run(adapter, program, batches, sampler, fwd_hooks, progress))]
     # A hook of the user's may stand on rows, or on what follows the last block; a threshold is one rule's.
-    alone = fwd_hooks or adapter.user_hooked() or "threshold" in plan.program.measures
+    alone = fwd_hooks or adapter.user_hooked() or "threshold" in program.measures
     if effect == "readout" and not alone and divides_rows(adapter):
         # Found out on the way: it shows only when a rule is asked.
         with suppress(RuleKeepsStateError):
-            samples = run_branches(adapter, plan, batches, sampler, progress)
+            samples = run_branches(adapter, program, batches, sampler, progress)
             return [((rule,), found) for rule, found in zip(rules, samples, strict=True)]
-    each = [dataclasses.replace(plan, program=dataclasses.replace(plan.program, rules=(rule,))) for rule in rules]
-    return [(one.program.rules, _run(adapter, one, batches, sampler, fwd_hooks, progress)) for one in each]
+    return [(one.rules, _run(adapter, one, batches, sampler, fwd_hooks, progress)) for one in program.of_each_rule()]
 
 
 def _run(
     adapter: Adapter,
-    plan: Plan,
+    program: Program,
     batches: Batches,
     sampler: Sampler,
     fwd_hooks: list[tuple[Any, Callable[..., Any]]],
     progress: Progress | None,
 ) -> list[SampleTrace]:
     found: dict[int, SampleTrace] = {}
-    recorder = Recorder()
-    session = HaltingSession(adapter, plan.program, recorder)
-    with prepared(adapter, session, fwd_hooks):
+    session = HaltingSession(adapter, program, Recorder())
+    with prepared(session, fwd_hooks):
         for batch in batches:
-            recorder.clear()
-            session.prompt_lengths, session.sample_ids = batch.prompt_lengths, batch.sample_ids
-            session.kept = plan.kept(int(batch.answer_lengths.max()))
-            sampler.start(batch.sample_ids)
-            samples = _run_batch(adapter, plan, batch, session.kept, sampler, recorder)
-            found.update(zip(batch.members, samples, strict=True))
+            found.update(zip(batch.members, _run_batch(session, batch, sampler), strict=True))
             if progress is not None:
                 progress(len(found), len(batches))
     for sample in found.values():
-        if "threshold" in plan.program.measures:
-            sample.layerwise["threshold"] = lac_thresholds(
-                sample.layerwise["delta_norm"],
-                plan.program.rules[0].alpha,  # type: ignore[attr-defined]
-            )
+        if "threshold" in program.measures:
+            sample.layerwise["threshold"] = thresholds_of(program.rules[0], sample.layerwise["delta_norm"])
     return [found[i] for i in range(len(batches))]
 
 
-def _run_batch(
-    adapter: Adapter, plan: Plan, batch: Batch, kept: int | None, sampler: Sampler, recorder: Recorder
-) -> list[SampleTrace]:
+def _run_batch(session: HaltingSession, batch: Batch, sampler: Sampler) -> list[SampleTrace]:
+    adapter, program, stop_ids = session.adapter, session.program, session.adapter.stop_ids()
     mask = batch.mask
     rows = torch.arange(len(mask), device=mask.device)
-    reading = Reading(plan, batch, rows)
-    logits, cache = adapter.step(batch.ids, mask, None, use_cache=plan.max_new_tokens > 1, keep=kept)
+    reading = Reading(program, batch, rows)
+    session.recorder.clear()
+    sampler.start(batch.sample_ids)
+    first = Rows(batch.prompt_lengths, None, batch.sample_ids, program.kept(int(batch.answer_lengths.max())))
+    logits, cache = session.step(first, batch.ids, mask, None)
     reading.read_prompts(logits)
     sampled = None
-    if plan.max_new_tokens > 0:
-        stop = torch.tensor(sorted(plan.stop_ids), device=mask.device)
+    if program.max_new_tokens > 0:
+        stop = torch.tensor(sorted(stop_ids), device=mask.device)
         finished = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
-        for remaining in range(plan.max_new_tokens - 1, -1, -1):
+        for remaining in range(program.max_new_tokens - 1, -1, -1):
             drawn = sampler(logits[:, -1])
             sampled = drawn if sampled is None else torch.where(finished, sampled, drawn)
             finished |= torch.isin(sampled, stop)
@@ -264,10 +254,11 @@ def _run_batch(
                 break
             # What a row reads beside the others once it has ended is padding.
             mask = torch.cat([mask, ~finished.unsqueeze(-1)], dim=1)
-            logits, cache = adapter.step(sampled.unsqueeze(-1), mask, cache, use_cache=True, keep=1)
+            logits, cache = session.step(replace(first, kept=1), sampled.unsqueeze(-1), mask, cache)
             reading.read_token(sampled, logits, rows, rows)
-    require_one_run(adapter, recorder.open_runs[0].length, mask.shape[1])
-    samples = recorder.open_runs[0].samples(plan.stop_ids, sampled, reading.tokenwise(rows))
+    run = session.recorder.open_runs[0]
+    require_one_run(adapter, run.length, mask.shape[1])
+    samples = run.samples(stop_ids, sampled, reading.tokenwise(rows))
     for row, sample in enumerate(samples):
         sample.logits = reading.logits_of(row, len(sample))
     return samples

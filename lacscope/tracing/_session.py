@@ -16,11 +16,12 @@ import itertools
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lacscope.guards._temporary import Temporary, together
@@ -28,8 +29,9 @@ from lacscope.models._checks import check_blocks
 from lacscope.models.adapters import Adapter, PartialPassError, PassInput, execution_of, first_keys, registered
 from lacscope.models.adapters._private import forward_hooks
 from lacscope.rules import Effect, HaltingRule, needs_of
-from lacscope.tracing._halting_pass import HaltingPass, Program, Readouts, make_program
+from lacscope.tracing._halting_pass import HaltingPass, Readouts
 from lacscope.tracing._inputs import PaddingWarning
+from lacscope.tracing._program import Program, make_program
 from lacscope.tracing._recorder import Recorder, Run, going_on_under_plan, under_plan
 
 __all__ = ["PaddingWarning", "RunWarning", "TrainingModeWarning", "halting", "halting_hooks"]
@@ -45,25 +47,51 @@ class RunWarning(UserWarning):
     """A forward pass that continues no recorded run, so it was recorded as a run of its own."""
 
 
-class HaltingSession:
-    """A program on one model: the hooks, the stack of open passes, and which run each belongs to."""
+@dataclass(frozen=True)
+class Rows:
+    """What is known of the rows of a pass besides what the model is given.
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        program: Program,
-        recorder: Recorder,
-        *,
-        prompt_lengths: Int[Tensor, " batch"] | None = None,
-        attention_mask: Bool[Tensor, "batch pos"] | None = None,
-    ) -> None:
+    ``kept`` is how many last positions are read out (None: all). Several rules under ``readout`` need ``readouts``.
+    """
+
+    prompt_lengths: Int[Tensor, " row"] | None = None
+    attention_mask: Bool[Tensor, "row pos"] | None = None
+    sample_ids: Sequence[int] | None = None
+    kept: int | None = None
+    readouts: Readouts | None = None
+
+
+@dataclass(frozen=True)
+class _OpenPass:
+    halting: HaltingPass
+    run: Run
+    given: PassInput
+    mask: Bool[Tensor, "row pos"] | None
+    rows: Rows
+
+
+class HaltingSession:
+    """A program on one model: the hooks, the stack of open passes, and which run each belongs to.
+
+    ``rows`` is what is known of the rows of passes that :meth:`step` does not make; None: they are left alone.
+    """
+
+    def __init__(self, adapter: Adapter, program: Program, recorder: Recorder, rows: Rows | None = None) -> None:
         self.adapter, self.program, self.recorder = adapter, program, recorder
-        self.prompt_lengths, self.attention_mask = prompt_lengths, attention_mask
-        self.sample_ids: Sequence[int] | None = None
-        self.kept: int | None = None
-        self.readouts: Readouts | None = None
+        self._rows = rows
         self._order = itertools.count()
-        self._stack: list[tuple[HaltingPass, Run, PassInput, Tensor | None]] = []
+        self._stack: list[_OpenPass | None] = []  # None: a pass that is left alone
+
+    def step(
+        self, rows: Rows, tokens: Int[Tensor, "row pos"], mask: Bool[Tensor, "row past_and_pos"], cache: Any
+    ) -> tuple[Float[Tensor, "readout read vocab"], Any]:
+        """One pass of the model on these rows: the logits of what is kept, and the cache."""
+        # Held while the model runs: it opens the pass itself.
+        others, self._rows = self._rows, rows
+        try:
+            return self.adapter.step(tokens, mask, cache, use_cache=self.program.max_new_tokens > 1, keep=rows.kept)
+        finally:
+            self._rows = others
 
     @functools.cached_property
     def _residual_points(self) -> list[Any]:
@@ -81,13 +109,17 @@ class HaltingSession:
         ]
 
     def _fire(self, point: str, layer: int, activation: Tensor, hook: Any) -> Tensor | None:
-        if not self._stack:
-            return None  # a block called by hand, outside any pass of the model
-        return self._stack[-1][0].callback(point, layer, activation)
+        now = self._stack[-1] if self._stack else None  # none: a block called by hand, outside any pass of the model
+        return None if now is None else now.halting.callback(point, layer, activation)
 
     def open_pass(self, given: PassInput) -> None:
-        run = self._run_for(given)
-        mask = self._mask_of(given, run)
+        # A call from inside a user's hook reads something of its own.
+        rows = self._rows if not self._stack else None if self._stack[-1] is None else Rows()
+        if rows is None:
+            self._stack.append(None)
+            return
+        run = self._run_for(given, rows)
+        mask = self._mask_of(given, run, rows)
         now = None if mask is None else mask[:, run.length :]
         position = step = None
         if now is not None:
@@ -105,34 +137,36 @@ class HaltingSession:
             step=step,
             position=position,
             valid=now,
-            sample=self._samples(now) if self._asks_sample and now is not None and not self._stack else None,
+            sample=self._samples(now, rows) if self._asks_sample and now is not None and not self._stack else None,
             alone=all(len(forward_hooks(point)) == 1 for point in self._residual_points),
-            kept=None if self._stack else self.kept,
-            readouts=None if self._stack else self.readouts,
+            kept=rows.kept,
+            readouts=rows.readouts,
             execution=execution_of(self.adapter.model),
         )
-        self._stack.append((current, run, given, now))
+        self._stack.append(_OpenPass(current, run, given, now, rows))
 
     @functools.cached_property
     def _asks_sample(self) -> bool:
         """The ids are made anew, on the model's device, in each pass: few rules ask for them."""
         return any("sample" in needs_of(rule) for rule in self.program.rules)
 
-    def _samples(self, now: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
-        ids = range(len(now)) if self.sample_ids is None else self.sample_ids
+    @staticmethod
+    def _samples(now: Bool[Tensor, "batch pos"], rows: Rows) -> Int[Tensor, " batch"]:
+        ids = range(len(now)) if rows.sample_ids is None else rows.sample_ids
         return torch.tensor(list(ids), device=now.device)
 
     def close_pass(self, cache: Any, completed: bool) -> None:
-        current, run, given, mask = self._stack.pop()
-        if not completed:
+        closed = self._stack.pop()
+        if closed is None or not completed:
             return
+        current, run = closed.halting, closed.run
         if not current.finished:
             raise PartialPassError(
                 f"{current.fired} of {current.n_places} blocks fired in this pass. Its hooks were removed on "
                 "the way (reset_hooks() inside the context takes ours too), or the pass was partial."
             )
-        record = current.record(given.tokens, mask)
-        record.check_finite(run, None if self._stack else self.sample_ids)
+        record = current.record(closed.given.tokens, closed.mask)
+        record.check_finite(run, closed.rows.sample_ids)
         if run.passes and run.passes[0].blocks != record.blocks:
             raise ValueError(
                 f"this pass executed the blocks {list(record.blocks)} and the run began with "
@@ -140,7 +174,7 @@ class HaltingSession:
                 "same rows. Record such passes apart."
             )
         run.add(record)
-        run.cached = given.past_length + record.tokens.shape[1]
+        run.cached = closed.given.past_length + record.tokens.shape[1]
         run.cache = None if cache is None else weakref.ref(cache)
         keys = first_keys(cache)
         run.keys = None if keys is None else weakref.ref(keys)
@@ -149,7 +183,7 @@ class HaltingSession:
             said = under_plan if len(run.passes) == 1 else going_on_under_plan
             run.attrs = said(run.attrs, current.execution.text)
 
-    def _run_for(self, given: PassInput) -> Run:
+    def _run_for(self, given: PassInput, rows: Rows) -> Run:
         """The run that this pass continues, or a new one: what a cache already holds decides, not the pass's length."""
         previous = self.recorder.last_run
         if given.past_length == 0 and not given.uncounted:
@@ -160,7 +194,7 @@ class HaltingSession:
                     RunWarning,
                     stacklevel=2,
                 )
-            return self._new_run(given)
+            return self._new_run(given, rows)
         for run in reversed(self.recorder.open_runs):
             if run.continues(given.past_length, given.cache, given.first_keys):
                 return run
@@ -171,24 +205,24 @@ class HaltingSession:
             RunWarning,
             stacklevel=2,
         )
-        return self._new_run(given)
+        return self._new_run(given, rows)
 
-    def _new_run(self, given: PassInput) -> Run:
+    def _new_run(self, given: PassInput, rows: Rows) -> Run:
         run = Run(rule_states=[{} for _ in self.program.rules], order=next(self._order))
         if self._stack:
-            return run  # a call from inside a user's hook reads something of its own
-        run.prompt_lengths = self.prompt_lengths
+            return run
+        run.prompt_lengths = rows.prompt_lengths
         if given.past_length and given.tokens is not None:
             known = given.attention_mask
             past = torch.ones(len(given.tokens), given.past_length) if known is None else known[:, : given.past_length]
             run.behind = past.long().sum(-1)
-        rows = None if given.tokens is None else given.tokens.shape[0]
-        for name, value in (("prompt_lengths", self.prompt_lengths), ("attention_mask", self.attention_mask)):
-            if value is not None and rows is not None and value.shape[0] != rows:
-                raise ValueError(f"{name} has {value.shape[0]} rows, the model was given {rows}.")
+        n_rows = None if given.tokens is None else given.tokens.shape[0]
+        for name, value in (("prompt_lengths", rows.prompt_lengths), ("attention_mask", rows.attention_mask)):
+            if value is not None and n_rows is not None and value.shape[0] != n_rows:
+                raise ValueError(f"{name} has {value.shape[0]} rows, the model was given {n_rows}.")
         return run
 
-    def _mask_of(self, given: PassInput, run: Run) -> Tensor | None:
+    def _mask_of(self, given: PassInput, run: Run, rows: Rows) -> Tensor | None:
         """Mask of all that the run has read and now reads, or None where nothing is known."""
         if given.attention_mask is not None:
             # A run that began on a cache filled elsewhere knows only the tokens that it read itself.
@@ -196,12 +230,12 @@ class HaltingSession:
         if given.tokens is None:
             return None
         now = torch.ones_like(given.tokens, dtype=torch.bool)
-        if self.attention_mask is not None and run.length == 0 and not self._stack:
-            if self.attention_mask.shape != now.shape:
+        if rows.attention_mask is not None and run.length == 0:
+            if rows.attention_mask.shape != now.shape:
                 raise ValueError(
-                    f"attention_mask is {tuple(self.attention_mask.shape)}, the pass reads {tuple(now.shape)} tokens."
+                    f"attention_mask is {tuple(rows.attention_mask.shape)}, the pass reads {tuple(now.shape)} tokens."
                 )
-            now = self.attention_mask.to(now.device)
+            now = rows.attention_mask.to(now.device)
         elif now.shape[0] > 1 and run.length == 0:
             warnings.warn(
                 f"a batch of {now.shape[0]} rows came without an attention mask, so every token counts as valid. "
@@ -318,14 +352,11 @@ def halting(
     program = make_program(adapter, () if rule is None else (rule,), effect)
     recorder = Recorder()
     recorder.describe(adapter, program.rules, effect)
-    session = HaltingSession(
-        adapter,
-        program,
-        recorder,
-        prompt_lengths=None if prompt_lengths is None else torch.as_tensor(prompt_lengths),
-        attention_mask=None if attention_mask is None else torch.as_tensor(attention_mask).bool(),
+    rows = Rows(
+        None if prompt_lengths is None else torch.as_tensor(prompt_lengths),
+        None if attention_mask is None else torch.as_tensor(attention_mask).bool(),
     )
-    return run_session(session).giving(recorder)
+    return run_session(HaltingSession(adapter, program, recorder, rows)).giving(recorder)
 
 
 def _warn_of_training(adapter: Adapter) -> None:

@@ -347,6 +347,15 @@ def test_observing_generates_what_the_model_generates():
             assert produced == (expected[: expected.index(2) + 1] if 2 in expected else expected)
 
 
+@pytest.mark.parametrize("rule", [None, [FixedLayers([1]), FixedLayers([2])]], ids=["one run", "many rules"])
+def test_a_pass_of_the_callers_own_between_batches_is_none_of_the_traces(rule):
+    """It has other rows than the batch that was read before it."""
+    model, options = shared_model(), {"rule": rule, "effect": "readout" if rule else "observe", "max_new_tokens": 3}
+    expected = trace(model, PROMPTS, batch_size=3, **options)
+    got = trace(model, PROMPTS, batch_size=3, progress=lambda done, total: model(torch.tensor([[5, 6]])), **options)
+    assert got.drop_attrs().equals(expected.drop_attrs())
+
+
 def test_progress_counts_samples():
     calls = []
     trace(shared_model(), PROMPTS, batch_size=3, progress=lambda done, total: calls.append((done, total)))
