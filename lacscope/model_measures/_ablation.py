@@ -27,6 +27,7 @@ from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import Adapter, without_gradients
 from lacscope.traces._provenance import Progress, result_attrs
+from lacscope.traces._spread import with_spread
 from lacscope.tracing._inputs import InputError, read_inputs, read_responses
 
 
@@ -97,7 +98,7 @@ def causal_ablation(
         n_samples=len(samples),
         data=data,
     ) | {"importance": "kl", "orientation": ORIENTATION}
-    return ds
+    return with_spread(ds)
 
 
 def _samples(

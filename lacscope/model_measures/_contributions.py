@@ -16,6 +16,7 @@ from lacscope.model_measures._residuals import Residuals, read_residuals
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.traces._provenance import Preset, result_attrs
+from lacscope.traces._spread import with_spread
 
 _PAPER = "Csordás, Manning and Potts 2025, arXiv 2505.13898"
 _SETTINGS = {
@@ -145,7 +146,7 @@ def _token_means(
         n_samples=len(means),
         data=data,
     )
-    return ds
+    return with_spread(ds)
 
 
 def _words(mlp_reads: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import without_gradients
 from lacscope.traces._provenance import Preset, Progress, result_attrs
+from lacscope.traces._spread import with_spread
 from lacscope.tracing._inputs import read_inputs
 
 CSORDAS_LOGIT_LENS = Preset(
@@ -114,7 +115,7 @@ def logit_lens(
         n_samples=len(rows),
         data=data,
     )
-    return ds
+    return with_spread(ds)
 
 
 def _compare(
