@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from lacscope.traces._provenance import with_samples
+from lacscope.traces._spread import with_spread, without_spread
 
 
 def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -24,6 +25,7 @@ def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     [0, 1, 2, 3]
     """
     numbers = np.array([part.sizes["sample"] for part in parts])
+    parts = [without_spread(part) for part in parts]
     by_sample = [part.drop_vars([name for name in part.data_vars if "sample" not in part[name].dims]) for part in parts]
     joined = xr.concat(by_sample, dim="sample", join="outer", combine_attrs="override", data_vars="minimal")
     joined = joined.assign_coords(sample=np.arange(numbers.sum()))
@@ -40,4 +42,4 @@ def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
             raise ValueError(f"variable {name!r} has no dimension sample and no aggregation to join it by.")
         joined[name].attrs = parts[0][name].attrs
     joined.attrs = with_samples(parts[0].attrs, int(numbers.sum()))
-    return joined
+    return with_spread(joined)

@@ -16,6 +16,7 @@ import xarray as xr
 
 from lacscope.guards._withheld import holds_text, is_withheld, without_text
 from lacscope.traces._sealed import DamagedFileError, read_sealed, write_sealed
+from lacscope.traces._spread import spread_of_old
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,6 @@ def result_id(what: str, weights: str, settings: Mapping[str, Any], tokens: Any,
 
 def _read(path: Path) -> xr.Dataset | None:
     try:
-        return read_sealed(path)
+        return spread_of_old(read_sealed(path))
     except (FileNotFoundError, DamagedFileError):
         return None

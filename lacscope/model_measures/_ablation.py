@@ -28,6 +28,7 @@ from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import Adapter, without_gradients
 from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Progress, result_attrs
+from lacscope.traces._spread import with_spread
 from lacscope.tracing._inputs import InputError, read_inputs, read_responses
 
 
@@ -104,7 +105,7 @@ def causal_ablation(
         n_samples=len(samples),
         data=data,
     ) | {"importance": "kl", "orientation": ORIENTATION}
-    return ds
+    return with_spread(ds)
 
 
 def _samples(

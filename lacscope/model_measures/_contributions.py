@@ -18,6 +18,7 @@ from lacscope.models._facts import model_attrs
 from lacscope.tasks._gsm8k import CSORDAS
 from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, Progress, result_attrs
+from lacscope.traces._spread import with_spread
 from lacscope.tracing._inputs import read_inputs
 
 _PAPER = "Csordás, Manning and Potts 2025, arXiv 2505.13898"
@@ -163,7 +164,7 @@ def _token_means(
         n_samples=len(means),
         data=data,
     )
-    return ds
+    return with_spread(ds)
 
 
 def _words(mlp_reads: str) -> dict[str, str]:

@@ -64,7 +64,7 @@ def lim(
     >>> from lacscope.testing import tiny_model
     >>> found = lim(tiny_model(n_layers=3), [5, 17, 3])
     >>> sorted(found.data_vars)
-    ['lim', 'lim_token_mean']
+    ['lim', 'lim_mean', 'lim_token_mean', 'lim_token_mean_mean']
     """
 
     check_last_state(model, last_state)

@@ -17,6 +17,7 @@ from lacscope.models.adapters import without_gradients
 from lacscope.tasks._gsm8k import CSORDAS
 from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
+from lacscope.traces._spread import with_spread
 from lacscope.tracing._inputs import read_inputs
 
 CSORDAS_LOGIT_LENS = Preset(
@@ -119,7 +120,7 @@ def logit_lens(
         n_samples=len(rows),
         data=data,
     )
-    return ds
+    return with_spread(ds)
 
 
 def _compare(

@@ -2,7 +2,7 @@
 
 import xarray as xr
 
-POOLED = "pooled over tokens"
+from lacscope.traces._spread import POOLED, without_spread
 
 
 def pool_tokens(found: xr.Dataset) -> xr.Dataset:
@@ -29,5 +29,5 @@ def pool_tokens(found: xr.Dataset) -> xr.Dataset:
     """
     if "n_tokens" not in found.coords:
         raise ValueError("the result has no coordinate n_tokens (sample), the tokens of each mean, to pool it by.")
-    pooled = found.weighted(found["n_tokens"]).mean("sample", keep_attrs=True)
+    pooled = without_spread(found).weighted(found["n_tokens"]).mean("sample", keep_attrs=True)
     return pooled.assign_attrs({**found.attrs, "aggregation": POOLED})

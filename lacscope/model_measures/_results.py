@@ -10,6 +10,7 @@ from lacscope.model_measures._residuals import Residuals, read_residuals
 from lacscope.models._checks import check_blocks
 from lacscope.models.adapters import Adapter
 from lacscope.traces._provenance import Progress
+from lacscope.traces._spread import with_spread
 from lacscope.tracing._inputs import read_inputs
 
 ORIENTATION = "larger = more important"
@@ -61,4 +62,4 @@ def labelled(
     )
     ds[importance].attrs["orientation"] = ORIENTATION
     ds.attrs = {**attrs, "importance": importance, "orientation": ORIENTATION}
-    return ds
+    return with_spread(ds)

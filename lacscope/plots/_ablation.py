@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
-from lacscope.plots._bands import BAND_WORDS, LINE_LOOKS, draw_band
+from lacscope.plots._bands import LINE_LOOKS, band_words, draw_band
 from lacscope.plots._style import (
     caption,
     caption_below,
@@ -55,8 +55,7 @@ def plot_ablation(ablation: xr.Dataset, ax: Axes | None = None, *, measure: Abla
     require_dims(ablation[measure], ("sample", "layer"), measure, _MAKER)
     panel = take_ax(ax, (6.4, 4.0))
     layers = ablation["layer"].values
-    values = ablation[measure].transpose("sample", "layer").values
-    line = draw_band(panel, layers, values, LINE_LOOKS[0], "layer bypassed")
+    line = draw_band(panel, ablation, measure, "layer", LINE_LOOKS[0], "layer bypassed")
     panel.axhline(0.0, color="0.4", linewidth=0.8, zorder=1)
     panel.set_yscale("symlog", linthresh=1.0, linscale=1.0)
     panel.yaxis.set_major_locator(FixedLocator(_TICKS))
@@ -65,7 +64,7 @@ def plot_ablation(ablation: xr.Dataset, ax: Axes | None = None, *, measure: Abla
         panel.set_ylim(bottom=0)
     panel.set_ylabel(_LABELS[measure])
     label_layers(panel, layers)
-    legend_above(panel, [line], BAND_WORDS)
+    legend_above(panel, [line], band_words(ablation, measure))
     caption_below(panel, caption(ablation))
     return panel
 

@@ -1,16 +1,13 @@
 """Lines by layer: the mean over samples, and a band that holds the middle of them."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-
-QUANTILES = (0.1, 0.9)
-BAND_WORDS = "line: mean of samples; band: their 10th to 90th percentile"
-POOLED_WORDS = "line: mean of all tokens; band: 10th to 90th percentile of samples"
 
 
 @dataclass(frozen=True)
@@ -30,31 +27,75 @@ LINE_LOOKS = (
 )
 
 
-def draw_band(
-    ax: Axes,
-    x: Shaped[np.ndarray, " x"],
-    values: Float[np.ndarray, "sample x"],
-    look: LineLook,
-    label: str,
-    weights: Shaped[np.ndarray, " sample"] | None = None,
-) -> Line2D:
-    """One line, the mean over samples, with its band; samples that are NaN are left out, one sample has no band.
+class Spread(NamedTuple):
+    """A variable over samples as its result has it; without ends, words say why."""
 
-    With ``weights`` the mean is weighted: by each sample's number of tokens it is that of all tokens.
+    mean: Float[np.ndarray, " x"]
+    ends: Float[np.ndarray, "2 x"] | None
+    n: int
+    mean_words: str
+    ends_words: str
+
+
+def spread_of(result: xr.Dataset, name: str) -> Spread:
+    """The mean and the ends that stand in ``result`` for a variable over (sample, x), or the variable itself.
+
+    A result that nobody gave a spread (:func:`lacscope.traces.with_spread`) has its plain mean alone.
+
+    Raises:
+        ValueError: a spread of other samples than stand in the result.
+    """
+    values = result[name]
+    if "sample" not in values.dims:
+        return Spread(values.values, None, 1, "", "")
+    n = int(values.notnull().any([dim for dim in values.dims if dim != "sample"]).sum())
+    if f"{name}_mean" not in result:
+        words = "no band: the result has none, lacscope.traces.with_spread(result) makes it" if n > 1 else ""
+        return Spread(values.mean("sample").values, None, n, "mean of samples", words)
+    mean = result[f"{name}_mean"]
+    if mean.attrs["n"] != n:
+        raise ValueError(
+            f"'{name}' has {n} samples and a spread of {mean.attrs['n']}: samples were chosen after it was made. "
+            "Make it anew, with lacscope.traces.with_spread(result)."
+        )
+    words = "mean of all tokens" if mean.attrs["mean_over"] == "tokens" else "mean of samples"
+    if f"{name}_low" not in result:
+        return Spread(mean.values, None, n, words, "")
+    ends = np.stack([result[f"{name}_{end}"].values for end in ("low", "high")])
+    edge = (1 - result[f"{name}_low"].attrs["level"]) / 2
+    return Spread(mean.values, ends, n, words, f"{100 * edge:.0f}th to {100 - 100 * edge:.0f}th percentile of samples")
+
+
+def band_words(result: xr.Dataset, name: str) -> str:
+    """What the line and the band of a variable are, for the legend."""
+    found = spread_of(result, name)
+    band = f"band: {found.ends_words}" if found.ends is not None else found.ends_words
+    return "; ".join(part for part in (f"line: {found.mean_words}", band) if part)
+
+
+def draw_variables(ax: Axes, result: xr.Dataset, names: tuple[str, ...], along: str) -> list[Line2D]:
+    """A line with its band for each of these variables that ``result`` has; its look does not depend on the others."""
+    return [
+        draw_band(ax, result, name, along, look, str(result[name].attrs.get("long_name", name)))
+        for name, look in zip(names, LINE_LOOKS, strict=False)
+        if name in result
+    ]
+
+
+def draw_band(ax: Axes, result: xr.Dataset, name: str, along: str, look: LineLook, label: str) -> Line2D:
+    """One line, the mean over samples, with its band, of a variable over (sample, ``along``).
 
     >>> import matplotlib.pyplot as plt
-    >>> line = draw_band(plt.subplots()[1], np.arange(2), np.array([[1.0, 2.0], [3.0, 4.0]]), LINE_LOOKS[0], "mean")
-    >>> line.get_ydata().tolist()
+    >>> found = xr.Dataset({"kl": (("sample", "layer"), [[1.0, 2.0], [3.0, 4.0]])}, {"layer": [0, 1]})
+    >>> draw_band(plt.subplots()[1], found, "kl", "layer", LINE_LOOKS[0], "KL").get_ydata().tolist()
     [2.0, 3.0]
     """
-    kept = ~np.isnan(values).all(axis=1)
-    present = values[kept]
-    if len(present) > 1:
-        low, high = np.quantile(present, QUANTILES, axis=0)
-        ax.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0)
+    found, x = spread_of(result, name), result[along].values
+    if found.ends is not None:
+        ax.fill_between(x, *found.ends, color=look.color, alpha=0.18, linewidth=0)
     (line,) = ax.plot(
         x,
-        np.average(present, axis=0, weights=None if weights is None else weights[kept]),
+        found.mean,
         color=look.color,
         linestyle=look.linestyle,
         marker=look.marker,
@@ -64,25 +105,3 @@ def draw_band(
         label=label,
     )
     return line
-
-
-def draw_variables(
-    ax: Axes, result: xr.Dataset, names: tuple[str, ...], along: str, *, weight: str | None = None
-) -> list[Line2D]:
-    """A line with its band for each of these variables (sample, ``along``) that ``result`` has, in this order.
-
-    A variable keeps its look where another is missing. ``weight`` (sample) weights the samples in the lines.
-    """
-    weights = None if weight is None else result[weight].values
-    return [
-        draw_band(
-            ax,
-            result[along].values,
-            result[name].transpose("sample", along).values,
-            look,
-            str(result[name].attrs.get("long_name", name)),
-            weights,
-        )
-        for name, look in zip(names, LINE_LOOKS, strict=False)
-        if name in result
-    ]

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from lacscope.plots._bands import POOLED_WORDS, draw_variables
+from lacscope.plots._bands import band_words, draw_variables
 from lacscope.plots._style import (
     caption,
     caption_below,
@@ -83,8 +83,8 @@ def _draw(result: xr.Dataset, ax: Axes | None, names: tuple[str, ...], needed: s
     require_names(result, ("sample", "layer", "n_tokens", needed), "the result", maker)
     require_dims(result, ("sample", "layer"), "the result", maker)
     panel = take_ax(ax, (6.4, 4.4))
-    lines = draw_variables(panel, result, names, "layer", weight="n_tokens")
+    lines = draw_variables(panel, result, names, "layer")
     label_layers(panel, result["layer"].values)
-    legend_above(panel, lines, POOLED_WORDS, ncols=2)
+    legend_above(panel, lines, band_words(result, needed), ncols=2)
     caption_below(panel, caption(result))
     return panel

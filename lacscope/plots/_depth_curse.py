@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from lacscope.plots._bands import BAND_WORDS, LINE_LOOKS, draw_band
+from lacscope.plots._bands import LINE_LOOKS, band_words, draw_band
 from lacscope.plots._style import (
     caption,
     caption_below,
@@ -47,16 +47,15 @@ def plot_depth_curse(
     panels = take_axes(axes, (1.0, 1.0), (10.4, 4.2))
     left, right = panels
     states, layers = variance["state"].values, identity["layer"].values
-    words = "variance of the stream's entries"
-    by_state = variance["variance"].transpose("sample", "state").values
-    legend_above(left, [draw_band(left, states, by_state, LINE_LOOKS[0], words)], BAND_WORDS)
+    line = draw_band(left, variance, "variance", "state", LINE_LOOKS[0], "variance of the stream's entries")
+    legend_above(left, [line], band_words(variance, "variance"))
     left.set_yscale("log")
     left.set_ylabel("variance\n(squared stream units, log)")
     label_layers(left, states)
     left.set_xlabel("state (l: what enters layer l)")
     words = "distance of the block's Jacobian to the identity"
-    by_layer = identity["identity_distance"].transpose("sample", "layer").values
-    legend_above(right, [draw_band(right, layers, by_layer, LINE_LOOKS[1], words)], BAND_WORDS)
+    line = draw_band(right, identity, "identity_distance", "layer", LINE_LOOKS[1], words)
+    legend_above(right, [line], band_words(identity, "identity_distance"))
     right.set_ylim(bottom=0)
     right.set_ylabel("rms over v of ||Jv - v|| / ||v||\n(0: J is the identity)")
     label_layers(right, layers)

@@ -2,11 +2,10 @@
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from lacscope.guards._arguments import made_by
-from lacscope.plots._bands import QUANTILES
+from lacscope.plots._bands import Spread, spread_of
 from lacscope.plots._style import (
     Handle,
     caption,
@@ -14,13 +13,13 @@ from lacscope.plots._style import (
     counted,
     label_layers,
     legend_above,
+    note,
     require_names,
     take_ax,
 )
 
 _BAR, _SPREAD = "#0072B2", "0.15"
 _LEAST_SPAN = 0.25  # of the farthest value from 0
-_SPREAD_WORDS = "their 10th to 90th percentile"
 _MAKER = "a measure of lacscope.model_measures, such as block_influence(model, prompts),"
 
 
@@ -58,15 +57,15 @@ def plot_importance(result: xr.Dataset, ax: Axes | None = None) -> Axes:
         raise ValueError(f"'{name}' has an extra dimension '{extra[0]}'; a ranking is over (sample, layer).")
     layers = values["layer"].values
     panel = take_ax(ax, (float(np.clip(0.16 * len(layers), 4.6, 9.0)), 3.9))
-    by_sample = values.transpose("sample", "layer").values if "sample" in values.dims else values.values[None]
-    present = by_sample[~np.isnan(by_sample).all(axis=1)]
     words, units = str(values.attrs.get("long_name", name)), str(values.attrs.get("units", "1"))
-    several = len(present) > 1
-    label = f"mean of samples ({counted(len(present), 'samples')})" if several else words
-    handles = [_draw(panel, layers, present, label)]
-    if several:
-        low, high = np.quantile(present, QUANTILES, axis=0)
-        handles.append(panel.vlines(layers, low, high, color=_SPREAD, linewidth=1.2, zorder=1.5, label=_SPREAD_WORDS))
+    found = spread_of(result, name)
+    label = f"{found.mean_words} ({counted(found.n, 'samples')})" if found.n > 1 else words
+    handles = [_draw(panel, layers, found, label)]
+    if found.ends is not None:
+        look = {"color": _SPREAD, "linewidth": 1.2, "zorder": 1.5, "label": found.ends_words}
+        handles.append(panel.vlines(layers, *found.ends, **look))
+    elif found.ends_words:
+        handles.append(note(found.ends_words))
     label_layers(panel, layers)
     panel.set_ylabel(words if units == "1" else f"{words}\n({units})", parse_math=False)
     legend_above(panel, handles, str(result.attrs["orientation"]))
@@ -74,12 +73,12 @@ def plot_importance(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     return panel
 
 
-def _draw(ax: Axes, layers: np.ndarray, values: Float[np.ndarray, "sample layer"], label: str) -> Handle:
+def _draw(ax: Axes, layers: np.ndarray, found: Spread, label: str) -> Handle:
     """Bars from 0; points where values lie so far from 0 that bars would all look the same (-0.99 .. -0.97)."""
-    mean = values.mean(axis=0)
-    low, high = float(values.min()), float(values.max())
+    drawn = found.mean if found.ends is None else found.ends
+    low, high = float(min(drawn.min(), found.mean.min())), float(max(drawn.max(), found.mean.max()))
     if low <= 0 <= high or high - low >= _LEAST_SPAN * max(abs(low), abs(high)):
         ax.axhline(0.0, color="0.4", linewidth=0.8)
-        return ax.bar(layers, mean, width=0.8, color=_BAR, zorder=1, label=label)
-    (points,) = ax.plot(layers, mean, "o", color=_BAR, markersize=5, label=label)
+        return ax.bar(layers, found.mean, width=0.8, color=_BAR, zorder=1, label=label)
+    (points,) = ax.plot(layers, found.mean, "o", color=_BAR, markersize=5, label=label)
     return points

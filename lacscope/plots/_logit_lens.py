@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from lacscope.plots._bands import BAND_WORDS, LINE_LOOKS, draw_band
+from lacscope.plots._bands import LINE_LOOKS, band_words, draw_band
 from lacscope.plots._style import (
     caption,
     caption_below,
@@ -44,11 +44,11 @@ def plot_logit_lens(lens: xr.Dataset, axes: Sequence[Axes] | np.ndarray | None =
     for ax, name, look in zip(panels, ("kl", "overlap"), LINE_LOOKS, strict=False):
         array = lens[name]
         words = str(array.attrs.get("long_name", name))
-        line = draw_band(ax, states, array.transpose("sample", "state").values, look, words)
+        line = draw_band(ax, lens, name, "state", look, words)
         label_layers(ax, states)
         ax.set_xlabel("state (l: what enters layer l; last: the output)")
         ax.set_ylabel(f"{words} (nats)" if name == "kl" else words)
-        legend_above(ax, [line], BAND_WORDS)
+        legend_above(ax, [line], band_words(lens, name))
     panels[0].set_ylim(bottom=0)
     panels[1].set_ylim(0, 1.04)
     caption_below(panels[0], caption(lens))

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from lacscope.plots._bands import BAND_WORDS, LINE_LOOKS, draw_band
+from lacscope.plots._bands import LINE_LOOKS, band_words, draw_band
 from lacscope.plots._style import (
     caption,
     caption_below,
@@ -55,10 +55,10 @@ def plot_update_geometry(result: xr.Dataset, axes: Sequence[Axes] | np.ndarray |
     layers = result["layer"].values
     for ax, (ylabel, lines) in zip(panels, _PANELS, strict=False):
         drawn = [
-            draw_band(ax, layers, result[name].transpose("sample", "layer").values, look, words)
+            draw_band(ax, result, name, "layer", look, words)
             for (name, words), look in zip(lines.items(), LINE_LOOKS, strict=False)
         ]
-        legend_above(ax, drawn, BAND_WORDS, ncols=2)
+        legend_above(ax, drawn, band_words(result, "r2"), ncols=2)
         ax.set_ylabel(ylabel)
     _bound_r2(panels[0], result)
     panels[1].set_ylim(-1.02, 1.02)

@@ -15,5 +15,6 @@ from lacscope.traces._schema import open_trace as open_trace
 from lacscope.traces._schema import save_trace as save_trace
 from lacscope.traces._schema import validate as validate
 from lacscope.traces._sealed import DamagedFileError as DamagedFileError
+from lacscope.traces._spread import with_spread as with_spread
 from lacscope.traces._voids import recorded_voids as recorded_voids
 from lacscope.traces._voids import voids as voids

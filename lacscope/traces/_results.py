@@ -13,6 +13,7 @@ import xarray as xr
 from lacscope.traces._masks import VoidMask
 from lacscope.traces._schema import validate
 from lacscope.traces._sealed import read_result, write_sealed
+from lacscope.traces._spread import spread_of_old
 
 _KIND, _NAME, _SAVED, _DTYPES = "lacscope_kind", "lacscope_name", "lacscope_saved", "lacscope_dtypes"
 _ARRAY = "lacscope_array"
@@ -75,7 +76,7 @@ def open(path: str | os.PathLike[str]) -> xr.Dataset | xr.DataArray | VoidMask |
         array = found[_ARRAY].rename(found.attrs.pop(_NAME, "") or None)
         array.attrs[_SAVED] = found.attrs[_SAVED]
         return VoidMask(array) if kind == "VoidMask" else array
-    return validate(found) if _SCHEMA in found.attrs else found
+    return validate(found) if _SCHEMA in found.attrs else spread_of_old(found)
 
 
 def _as_dataset(result: Any) -> xr.Dataset:

@@ -1,6 +1,7 @@
 """Relative contributions and cosines, against plain hooks and token-by-token sums."""
 
 import math
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_equals_the_slow_direct_implementation(architecture: str) -> None:
     for sample, ids in enumerate(PROMPTS):
         h, a, m = parts_of(architecture, ids)
         for layer in range(4):
-            want: dict[str, list[float]] = {name: [] for name in (*sizes.data_vars, *angles.data_vars)}
+            want: defaultdict[str, list[float]] = defaultdict(list)
             for t in range(len(ids)):
                 pre = h[layer, t]
                 mid = pre if architecture == "gpt_neox" else pre + a[layer, t]
@@ -68,6 +69,7 @@ def test_equals_the_slow_direct_implementation(architecture: str) -> None:
                 want["cos_mlp_resid"].append(cosine(m[layer, t], mid))
                 want["cos_update_resid"].append(cosine(update, pre))
                 want["cos_pre_post"].append(cosine(pre, h[layer + 1, t]))
+            assert len(want) == 7
             for name, values in want.items():
                 found = (sizes if name in sizes else angles)[name]
                 assert float(found[sample, layer]) == pytest.approx(np.mean(values), rel=1e-4, abs=1e-5), name

@@ -3,6 +3,8 @@
 import numpy as np
 import xarray as xr
 
+from lacscope.traces._spread import with_spread
+
 N_LAYERS = 30
 ATTRS = {
     "model": "synthetic",
@@ -25,7 +27,8 @@ def noise(*shape: int, scale: float = 0.02) -> np.ndarray:
 def ranking(values: np.ndarray, *, units: str = "1") -> xr.Dataset:
     dims = ("sample", "layer") if values.ndim == 2 else ("layer",)
     score = (dims, values, {"long_name": "1 - mean cos(h_l, h_l+1)", "units": units})
-    return xr.Dataset({"score": score}, {"layer": np.arange(values.shape[-1])}, {**ATTRS, "importance": "score"})
+    found = xr.Dataset({"score": score}, {"layer": np.arange(values.shape[-1])}, {**ATTRS, "importance": "score"})
+    return with_spread(found)
 
 
 def block_influences(n_samples: int = 12) -> xr.Dataset:
@@ -65,12 +68,13 @@ def similarity(lowest: float = 0.1) -> xr.Dataset:
 def variance(n_samples: int = 12) -> xr.Dataset:
     depth = np.linspace(0, 1, N_LAYERS + 1)
     values = np.exp(-4 + 7 * depth + noise(n_samples, N_LAYERS + 1, scale=0.2))
-    return xr.Dataset({"variance": (("sample", "state"), values)}, {"state": np.arange(N_LAYERS + 1)}, ATTRS)
+    found = {"variance": (("sample", "state"), values)}
+    return with_spread(xr.Dataset(found, {"state": np.arange(N_LAYERS + 1)}, ATTRS))
 
 
 def identity(n_samples: int = 12) -> xr.Dataset:
     values = np.abs(1.4 * np.exp(-6 * DEPTH) + 0.15 + noise(n_samples, N_LAYERS))
-    return xr.Dataset({"identity_distance": (("sample", "layer"), values)}, {"layer": LAYERS}, ATTRS)
+    return with_spread(xr.Dataset({"identity_distance": (("sample", "layer"), values)}, {"layer": LAYERS}, ATTRS))
 
 
 def updates(lowest_r2: float = 0.1) -> xr.Dataset:
@@ -84,4 +88,4 @@ def updates(lowest_r2: float = 0.1) -> xr.Dataset:
     }
     found = {name: (("sample", "layer"), curve + noise(12, N_LAYERS)) for name, curve in curves.items()}
     attrs = {**ATTRS, "map": "1 + B, B of rank 8"}
-    return xr.Dataset({**found, "spearman": ("layer", 0.4 + 0.3 * DEPTH)}, {"layer": LAYERS}, attrs)
+    return with_spread(xr.Dataset({**found, "spearman": ("layer", 0.4 + 0.3 * DEPTH)}, {"layer": LAYERS}, attrs))

@@ -5,6 +5,7 @@ import xarray as xr
 
 from lacscope.plots._ablation import plot_ablation, plot_ablation_accuracy
 from lacscope.traces._provenance import result_attrs
+from lacscope.traces._spread import with_spread
 
 pytestmark = pytest.mark.once
 
@@ -27,7 +28,7 @@ def ablation() -> xr.Dataset:
     rng = np.random.default_rng(0)
     over = ("sample", "layer")
     loss = rng.normal(0.2, 1.0, (5, 6))
-    return xr.Dataset({"kl": (over, np.abs(loss)), "loss": (over, loss)}, {"layer": range(6)}, attrs(5))
+    return with_spread(xr.Dataset({"kl": (over, np.abs(loss)), "loss": (over, loss)}, {"layer": range(6)}, attrs(5)))
 
 
 @pytest.fixture

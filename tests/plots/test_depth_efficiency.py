@@ -14,6 +14,7 @@ from lacscope.plots._linear_maps import plot_linear_maps
 from lacscope.plots._logit_lens import plot_logit_lens
 from lacscope.plots._token_maps import plot_integrated_gradients, plot_residual_erasure
 from lacscope.traces._provenance import Preset, result_attrs
+from lacscope.traces._spread import POOLED, with_spread, without_spread
 
 pytestmark = pytest.mark.once
 
@@ -40,18 +41,22 @@ def result(sizes: dict[str, int], names: tuple[str, ...], low: float = 0.1, high
     return ds
 
 
+def pooled(found: xr.Dataset) -> xr.Dataset:
+    return with_spread(found.assign_coords(n_tokens=N_TOKENS).assign_attrs(settings=f'{{"aggregation": "{POOLED}"}}'))
+
+
 def contributions() -> xr.Dataset:
     names = ("attn_contribution", "mlp_contribution", "block_contribution")
-    return result({"sample": 5, "layer": 12}, names).assign_coords(n_tokens=N_TOKENS)
+    return pooled(result({"sample": 5, "layer": 12}, names))
 
 
 def cosines() -> xr.Dataset:
     names = ("cos_attn_resid", "cos_mlp_resid", "cos_update_resid", "cos_pre_post")
-    return result({"sample": 5, "layer": 12}, names, low=-0.5).assign_coords(n_tokens=N_TOKENS)
+    return pooled(result({"sample": 5, "layer": 12}, names, low=-0.5))
 
 
 def lens() -> xr.Dataset:
-    return result({"sample": 5, "state": 13}, ("kl", "overlap"))
+    return with_spread(result({"sample": 5, "state": 13}, ("kl", "overlap")))
 
 
 def token_map(name: str, low: float = 0.0) -> xr.Dataset:
@@ -130,8 +135,9 @@ def test_the_given_axes_are_used(name: str) -> None:
 def test_lines_are_means_and_bands_the_middle_of_the_samples(plot: Callable[..., Axes], ds: xr.Dataset) -> None:
     ax = plot(ds)
     lines = [line for line in ax.get_lines() if len(line.get_xdata()) == 12]
-    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}) == len(ds.data_vars)
-    for line, band, name in zip(lines, ax.collections, ds.data_vars, strict=True):
+    names = list(without_spread(ds).data_vars)
+    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}) == len(names)
+    for line, band, name in zip(lines, ax.collections, names, strict=True):
         np.testing.assert_allclose(line.get_ydata(), np.average(ds[name], axis=0, weights=N_TOKENS[1]))
         assert line.get_label() == f"the {name}"
         low, high = np.quantile(ds[name], [0.1, 0.9], axis=0)
@@ -142,12 +148,12 @@ def test_lines_are_means_and_bands_the_middle_of_the_samples(plot: Callable[...,
             assert heights.max() == pytest.approx(high[layer])
     legend = ax.get_legend()
     assert legend.get_title().get_text() == "line: mean of all tokens; band: 10th to 90th percentile of samples"
-    assert [text.get_text() for text in legend.get_texts()] == [f"the {name}" for name in ds.data_vars]
+    assert [text.get_text() for text in legend.get_texts()] == [f"the {name}" for name in names]
 
 
 def test_block_level_results_have_fewer_lines_and_one_sample_no_band() -> None:
     whole = contributions()
-    ax = plot_relative_contributions(whole[["block_contribution"]].isel(sample=[0]))
+    ax = plot_relative_contributions(with_spread(whole[["block_contribution"]].isel(sample=[0])))
     (line,) = ax.get_lines()
     assert not ax.collections
     same = plot_relative_contributions(whole).get_lines()[2]
@@ -158,7 +164,7 @@ def test_a_sample_without_tokens_is_left_out() -> None:
     ds = contributions()
     with_none = ds.copy(deep=True)
     with_none["block_contribution"][0] = np.nan
-    line = plot_relative_contributions(with_none[["block_contribution"]]).get_lines()[0]
+    line = plot_relative_contributions(with_spread(with_none[["block_contribution"]])).get_lines()[0]
     np.testing.assert_allclose(
         line.get_ydata(), np.average(ds["block_contribution"][1:], axis=0, weights=N_TOKENS[1][1:])
     )
@@ -168,11 +174,11 @@ def test_a_sample_without_tokens_is_left_out() -> None:
 def test_a_wide_span_of_contributions_is_logarithmic_and_says_so(first: float, scale: str) -> None:
     ds = contributions()
     ds["block_contribution"][:, 0] = first
-    ax = plot_relative_contributions(ds)
+    ax = plot_relative_contributions(with_spread(ds))
     assert ax.get_yscale() == scale
     assert ("(log scale)" in ax.get_ylabel()) == (scale == "log")
     ds["attn_contribution"][:, 3] = 0.0
-    ax = plot_relative_contributions(ds)
+    ax = plot_relative_contributions(with_spread(ds))
     assert ax.get_yscale() == "linear"
     assert ax.get_ylim()[0] == 0
 
