@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from lacscope.traces._provenance import with_samples
-from lacscope.traces._spread import with_spread, without_spread
+from lacscope.traces._spread import has_spread, with_spread, without_spread
 
 
 def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -25,6 +25,7 @@ def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     [0, 1, 2, 3]
     """
     numbers = np.array([part.sizes["sample"] for part in parts])
+    spread = has_spread(parts[0])
     parts = [without_spread(part) for part in parts]
     by_sample = [part.drop_vars([name for name in part.data_vars if "sample" not in part[name].dims]) for part in parts]
     joined = xr.concat(by_sample, dim="sample", join="outer", combine_attrs="override", data_vars="minimal")
@@ -42,4 +43,4 @@ def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
             raise ValueError(f"variable {name!r} has no dimension sample and no aggregation to join it by.")
         joined[name].attrs = parts[0][name].attrs
     joined.attrs = with_samples(parts[0].attrs, int(numbers.sum()))
-    return with_spread(joined)
+    return with_spread(joined) if spread else joined

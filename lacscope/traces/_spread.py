@@ -51,8 +51,12 @@ def without_spread(result: xr.Dataset) -> xr.Dataset:
 
 def spread_of_old(read: xr.Dataset) -> xr.Dataset:
     """A result of ``lacscope analyze`` as it was read; one written before results held their spread gets it."""
-    held = any("spread_of" in variable.attrs for variable in read.data_vars.values())
-    return with_spread(read) if "result_id" in read.attrs and not held else read
+    return with_spread(read) if "result_id" in read.attrs and not has_spread(read) else read
+
+
+def has_spread(result: xr.Dataset) -> bool:
+    """Whether a spread stands in it."""
+    return any("spread_of" in variable.attrs for variable in result.data_vars.values())
 
 
 def _spread(values: np.ndarray, weights: np.ndarray | None) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
