@@ -19,8 +19,8 @@ from lacscope.models.adapters import Adapter, first_keys, identity_of
 from lacscope.traces._provenance import Progress
 from lacscope.traces._schema import SampleTrace
 from lacscope.tracing._batches import Batch, Batches, Reading, prepared
-from lacscope.tracing._halting_pass import Readouts
 from lacscope.tracing._program import Program
+from lacscope.tracing._readout import Readouts
 from lacscope.tracing._recorder import Recorder, Run
 from lacscope.tracing._sampling import Sampler
 from lacscope.tracing._session import HaltingSession, Rows

@@ -7,9 +7,11 @@ import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lacscope.models.adapters import Adapter, adapt, reordering_plan, without_gradients
+from lacscope.models.adapters import Adapter, adapt, reordering_plan
 from lacscope.traces._schema import SampleTrace, build
-from lacscope.tracing._recorder import PassRecord, Run, assemble, run_attrs
+from lacscope.tracing._halting_pass import HaltingPass
+from lacscope.tracing._program import RESIDUAL_POINTS, Program
+from lacscope.tracing._recorder import Run, assemble, run_attrs
 
 
 def trace_from_cache(
@@ -57,18 +59,13 @@ def trace_from_cache(
     mask = torch.ones_like(tokens, dtype=torch.bool)
     if attention_mask is not None:
         mask = attention_mask.to(tokens.device).bool()
-    layerwise: dict[str, list[Tensor]] = {}
-    with without_gradients():
-        for pre_key, post_key in keys:
+    # Measured as any pass is: the same norms in every number format.
+    replayed = HaltingPass(Program((), "observe", n_layers), run_states=[])
+    for layer, streams in enumerate(keys):
+        for point, key in zip(RESIDUAL_POINTS, streams, strict=True):
             # Together on one device: the layers of the model may be on several.
-            pre, post = (cache[key].to(tokens.device).float() for key in (pre_key, post_key))
-            pre_norm, post_norm = torch.linalg.vector_norm(pre, dim=-1), torch.linalg.vector_norm(post, dim=-1)
-            layer = (pre_norm, post_norm, post_norm - pre_norm, torch.linalg.vector_norm(post - pre, dim=-1))
-            for name, values in zip(
-                ("resid_pre_norm", "resid_post_norm", "delta_norm", "update_norm"), layer, strict=True
-            ):
-                layerwise.setdefault(name, []).append(values)
-    record = PassRecord(tokens, mask, {name: torch.stack(values) for name, values in layerwise.items()}, None)
+            replayed.callback(point, layer, cache[key].to(tokens.device))
+    record = replayed.record(tokens, mask)
     record.check_finite()
     run = Run(rule_states=[])
     run.add(record)

@@ -1,7 +1,7 @@
 """One forward pass under a rule and an effect: every layer measured, judged and, maybe, edited."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,34 +9,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lacscope.models.adapters import Execution, PartialPassError
-from lacscope.models.adapters._private import edits_of
 from lacscope.rules import LayerView, RuleInPass, Unit
+from lacscope.tracing._norms import Norms, norm_of
 from lacscope.tracing._program import Program
+from lacscope.tracing._readout import ReadoutBuffer, Readouts
 from lacscope.tracing._recorder import PassRecord
 
 
-def _norm(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
-    """L2 norm, accumulated in float32: in bfloat16 its rounding error exceeds many deltas."""
-    if stream.dtype == torch.float64:
-        return torch.linalg.vector_norm(stream.detach(), dim=-1).float()
-    return torch.linalg.vector_norm(stream.detach(), dim=-1, dtype=torch.float32)
+@dataclass
+class _Block:
+    """A block under way: the stream that entered it, its norm, and the stream between attention and MLP."""
 
-
-@dataclass(frozen=True)
-class Readouts:
-    """The readouts that one pass under several rules is to end with: which row's, and under which rule."""
-
-    row: Int[Tensor, " readout"]
-    rule: Int[Tensor, " readout"]
-    _on: dict[torch.device, "Readouts"] = field(default_factory=dict, repr=False, compare=False)
-
-    def on(self, device: torch.device) -> "Readouts":
-        """The same where a layer is, in a model split over devices; moved there once a pass."""
-        if device == self.row.device:
-            return self
-        if device not in self._on:
-            self._on[device] = Readouts(self.row.to(device), self.rule.to(device))
-        return self._on[device]
+    resid_pre: Tensor
+    norm: Tensor
+    mid: Tensor | None = None
 
 
 class HaltingPass:
@@ -70,26 +56,21 @@ class HaltingPass:
                 "parallel slots."
             )
         self.program, self.execution = program, execution
-        self.kept, self.readouts = kept, readouts
-        self.alone = alone
+        self.norms = Norms(alone)
+        self.readout = None
+        if program.effect == "readout":
+            self.readout = ReadoutBuffer(kept, readouts, program.ends_on_any_length)
         decode = None if step is None else step >= 0
         self.given = {"decode": decode, "step": step, "position": position, "valid": valid, "sample": sample}
         self.rules = [RuleInPass(rule, state) for rule, state in zip(program.rules, run_states, strict=True)]
-        self.layerwise: dict[str, list[Tensor]] = {}
         self.void: list[Tensor] = []
         self.blocks: list[int] = []
         self.fired = 0
-        self._inside = False
-        self._resid_pre: Tensor | None = None
-        self._pre_norm: Tensor | None = None
-        self._mid: Tensor | None = None
-        self._left: tuple[Tensor, int | None, Tensor] | None = None
-        self._active: Tensor | None = None
-        self._readout: Tensor | None = None
+        self._block: _Block | None = None
 
     @property
     def finished(self) -> bool:
-        return self.fired == self.n_places and not self._inside
+        return self.fired == self.n_places and self._block is None
 
     @property
     def n_places(self) -> int:
@@ -104,16 +85,17 @@ class HaltingPass:
         if point == "hook_resid_pre":
             self._enter(layer, activation)
             return None
-        if not self._inside or not self._is_due(layer):
+        block = self._block
+        if block is None or not self._is_due(layer):
             raise PartialPassError(self._out_of_order(layer))
         if point == "hook_attn_out":
-            return self._sublayer("attn", layer, activation)
+            return self._sublayer("attn", layer, block, activation)
         if point == "hook_mlp_out":
-            return self._sublayer("mlp", layer, activation)
+            return self._sublayer("mlp", layer, block, activation)
         if point == "hook_resid_mid":
-            self._mid = activation
+            block.mid = activation
             return None
-        return self._leave(layer, activation)
+        return self._leave(layer, block, activation)
 
     def _out_of_order(self, layer: int) -> str:
         return (
@@ -123,88 +105,70 @@ class HaltingPass:
         )
 
     def _enter(self, layer: int, stream: Tensor) -> None:
-        if self._inside or not self._is_due(layer):
+        if self._block is not None or not self._is_due(layer):
             raise PartialPassError(self._out_of_order(layer))
-        self._inside = True
         self.blocks.append(layer)
-        self._resid_pre = stream
-        self._pre_norm = self._known_norm(stream)
-        self._keep("resid_pre_norm", self._pre_norm)
-        if self.program.effect == "readout":
-            self._update_readout(stream)
+        self._block = _Block(stream, self.norms.entering(stream))
+        self.norms.keep("resid_pre_norm", self._block.norm)
+        if self.readout is not None:
+            self.readout.update(stream)
 
-    def _known_norm(self, stream: Tensor) -> Tensor:
-        """The norm measured as the stream left the last block, where nobody touched it since."""
-        if self._left is not None:
-            left, version, norm = self._left
-            if left is stream and (self.alone if version is None else version == edits_of(stream)):
-                return norm
-        return _norm(stream)
-
-    def _leave(self, layer: int, stream: Tensor) -> Tensor | None:
-        assert self._resid_pre is not None
-        assert self._pre_norm is not None
-        candidate = _norm(stream)
-        pre_norm = self._pre_norm.to(candidate.device)
-        pre = self._resid_pre.to(stream.device)
+    def _leave(self, layer: int, block: _Block, stream: Tensor) -> Tensor | None:
+        candidate = norm_of(stream)
+        pre_norm = block.norm.to(candidate.device)
+        pre = block.resid_pre.to(stream.device)
         realised, out = candidate, stream
         if self.execution is not None and self.execution.idle:
             self._pass_idle(pre_norm)
         elif self.program.asks("block"):
             void = self._decide("block", layer, pre, stream, pre_norm, candidate)
-            self.void.append(void)
+            self._keep_void(void)
             if self.program.effect == "bypass":
                 out = torch.where(void.unsqueeze(-1), pre, stream)
                 realised = torch.where(void, pre_norm, candidate)
-            self._active = self._to_read_out(~void)
-        self._keep("resid_post_norm", realised)
-        self._keep("delta_norm", candidate - pre_norm)
-        difference = stream.detach().float() - pre.detach().float()
-        self._keep("update_norm", torch.linalg.vector_norm(difference, dim=-1))
-        if "cos_pre_post" in self.program.measures:
-            dot = (stream.detach().float() * pre.detach().float()).sum(-1)
-            self._keep("cos_pre_post", dot / (candidate * pre_norm).clamp_min(torch.finfo(torch.float32).tiny))
-        self._inside = False
-        self._mid = None
+        self.norms.keep("resid_post_norm", realised)
+        self.norms.keep_change(pre, stream, pre_norm, candidate, cosine="cos_pre_post" in self.program.measures)
+        self._block = None
         self.fired += 1
-        if self.program.effect == "readout" and self.fired == self.n_places:
-            self._update_readout(stream)
-            out = self._final_stream(stream)
-        # Inference tensors carry no version that would show an edit in place.
-        self._left = (out, None if out.is_inference() else edits_of(out), realised)
+        if self.readout is not None and self.fired == self.n_places:
+            out = self.readout.ending(stream)
+        self.norms.left(out, realised)
         return None if out is stream else out
+
+    def _keep_void(self, void: Bool[Tensor, "*rule batch pos"]) -> None:
+        self.void.append(void)
+        if self.readout is not None:
+            self.readout.decided(void)
 
     def _pass_idle(self, pre_norm: Float[Tensor, "batch pos"]) -> None:
         """A block that the plan skips: a void for every token, and no part of any rule's history."""
         nothing = torch.zeros_like(pre_norm)
         if self.program.rules:
             void = torch.ones_like(pre_norm, dtype=torch.bool)
-            self.void.append(void if len(self.rules) == 1 else torch.stack([void] * len(self.rules)))
-            self._active = self._to_read_out(~self.void[-1])
+            self._keep_void(void if len(self.rules) == 1 else torch.stack([void] * len(self.rules)))
         units: tuple[Unit, ...] = ("attn", "mlp")
         for unit in units:
             if f"{unit}_out_norm" in self.program.measures:
-                self._keep(f"{unit}_out_norm", nothing)
+                self.norms.keep(f"{unit}_out_norm", nothing)
             if self.program.asks(unit):
-                self._keep(f"{unit}_delta_norm", nothing)
+                self.norms.keep(f"{unit}_delta_norm", nothing)
                 if self.program.unit == "sublayers":
-                    self._keep(f"{unit}_void", nothing + 1)
+                    self.norms.keep(f"{unit}_void", nothing + 1)
 
-    def _sublayer(self, unit: Unit, layer: int, written: Tensor) -> Tensor | None:
+    def _sublayer(self, unit: Unit, layer: int, block: _Block, written: Tensor) -> Tensor | None:
         """A sublayer's output, still to be added to the stream."""
-        assert self._resid_pre is not None
         if f"{unit}_out_norm" in self.program.measures:
-            self._keep(f"{unit}_out_norm", _norm(written))
+            self.norms.keep(f"{unit}_out_norm", norm_of(written))
         if not self.program.asks(unit):
             return None
-        base = (self._resid_pre if self._mid is None else self._mid).to(written.device)
-        base_norm = _norm(base)
+        base = (block.resid_pre if block.mid is None else block.mid).to(written.device)
+        base_norm = norm_of(base)
         candidate = base + written
-        candidate_norm = _norm(candidate)
-        self._keep(f"{unit}_delta_norm", candidate_norm - base_norm)
+        candidate_norm = norm_of(candidate)
+        self.norms.keep(f"{unit}_delta_norm", candidate_norm - base_norm)
         void = self._decide(unit, layer, base, candidate, base_norm, candidate_norm)
         if self.program.unit == "sublayers":
-            self._keep(f"{unit}_void", void.float())
+            self.norms.keep(f"{unit}_void", void.float())
             # A layer is a void where neither of its sublayers writes anything.
             void_before = self.void.pop() if len(self.void) > self.fired else None
             self.void.append(void if void_before is None else void_before.to(void.device) & void)
@@ -233,44 +197,11 @@ class HaltingPass:
         masks = [rule.voids(view) for rule in self.rules]
         return masks[0] if len(masks) == 1 else torch.stack(masks)
 
-    def _update_readout(self, stream: Tensor) -> None:
-        """Carry, per token, the stream after its last active block so far (h_0 before any)."""
-        n_kept = stream.shape[1] if self.kept is None else min(self.kept, stream.shape[1])
-        stream = stream[:, stream.shape[1] - n_kept :]
-        if self.readouts is not None:
-            stream = stream[self.readouts.on(stream.device).row]
-        if self._readout is None:
-            self._readout = stream
-            return
-        assert self._active is not None
-        active = self._active[:, self._active.shape[1] - n_kept :].unsqueeze(-1)
-        self._readout = torch.where(active.to(stream.device), stream, self._readout.to(stream.device))
-
-    def _to_read_out(self, active: Bool[Tensor, "*rule batch pos"]) -> Bool[Tensor, "readout pos"] | None:
-        """The masks in the rows of the readouts; None where nothing is read out."""
-        if self.program.effect != "readout":
-            return None
-        if self.readouts is None:
-            return active
-        wanted = self.readouts.on(active.device)
-        return active[wanted.rule, wanted.row]
-
-    def _final_stream(self, stream: Tensor) -> Tensor:
-        assert self._readout is not None
-        rest = stream.shape[1] - self._readout.shape[1]
-        if rest == 0 or (self.readouts is not None and self.program.ends_on_any_length):
-            return self._readout
-        # Some models give their last stream the shape that they were given to read (GPT-2).
-        rows = stream if self.readouts is None else stream[self.readouts.on(stream.device).row]
-        return torch.cat([rows[:, :rest], self._readout], dim=1)
-
-    def _keep(self, name: str, values: Float[Tensor, "batch pos"]) -> None:
-        self.layerwise.setdefault(name, []).append(values.detach())
-
     def record(self, tokens: Tensor | None, mask: Tensor | None) -> PassRecord:
         """What is kept of the finished pass: arrays of layers x batch x pos."""
-        home = self.layerwise["resid_pre_norm"][0].device
-        layerwise = {name: torch.stack([layer.to(home) for layer in layers]) for name, layers in self.layerwise.items()}
+        kept = self.norms.layerwise
+        home = kept["resid_pre_norm"][0].device
+        layerwise = {name: torch.stack([layer.to(home) for layer in layers]) for name, layers in kept.items()}
         void = torch.stack([layer.to(home) for layer in self.void], dim=-3) if self.void else None
         shape = layerwise["resid_pre_norm"].shape[1:]
         # Copies: a view of one column would keep everything that was read so far, once for each step.

@@ -29,9 +29,10 @@ from lacscope.models._checks import check_blocks
 from lacscope.models.adapters import Adapter, PartialPassError, PassInput, execution_of, first_keys, registered
 from lacscope.models.adapters._private import forward_hooks
 from lacscope.rules import Effect, HaltingRule, needs_of
-from lacscope.tracing._halting_pass import HaltingPass, Readouts
+from lacscope.tracing._halting_pass import HaltingPass
 from lacscope.tracing._inputs import PaddingWarning
 from lacscope.tracing._program import Program, make_program
+from lacscope.tracing._readout import Readouts
 from lacscope.tracing._recorder import Recorder, Run, going_on_under_plan, under_plan
 
 __all__ = ["PaddingWarning", "RunWarning", "TrainingModeWarning", "halting", "halting_hooks"]

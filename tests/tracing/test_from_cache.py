@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from helpers import PROMPTS, assert_same_trace, left_padded, rows_of, shared_model
+from helpers import PROMPTS, assert_same_trace, bridge_of, left_padded, rows_of, shared_model
 
 from lacscope import NonFiniteStreamError, trace, trace_from_cache, voids
+from lacscope.testing import tiny_transformers_model
 
 NAMES = ("resid_pre_norm", "resid_post_norm", "delta_norm", "update_norm")
 
@@ -23,6 +24,16 @@ def test_a_full_batch_equals_trace(architecture, hooks):
         name: expected.attrs[name] for name in ("model", "rule", "effect", "n_layers")
     }
     assert voids(got, [0.0, 0.8]).equals(voids(expected, [0.0, 0.8]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_norms_are_those_of_the_pass_in_every_number_format(dtype):
+    model = bridge_of(tiny_transformers_model("llama").to(dtype), "full")
+    ids = torch.tensor([PROMPTS[0]])
+    _, cache = model.run_with_cache(ids)
+    got, expected = trace_from_cache(cache, ids), trace(model, [PROMPTS[0]])
+    for name in NAMES:
+        np.testing.assert_array_equal(got[name].values, expected[name].values)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
