@@ -62,8 +62,9 @@ def plot_importance(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     label = f"{found.mean_words} ({counted(found.n, 'samples')})" if found.n > 1 else words
     handles = [_draw(panel, layers, found, label)]
     if found.ends is not None:
-        look = {"color": _SPREAD, "linewidth": 1.2, "zorder": 1.5, "label": found.ends_words}
-        handles.append(panel.vlines(layers, *found.ends, **look))
+        low, high = found.ends
+        lines = panel.vlines(layers, low, high, color=_SPREAD, linewidth=1.2, zorder=1.5, label=found.ends_words)
+        handles.append(lines)
     elif found.ends_words:
         handles.append(note(found.ends_words))
     label_layers(panel, layers)

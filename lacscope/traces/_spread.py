@@ -65,7 +65,8 @@ def _spread(values: np.ndarray, weights: np.ndarray | None) -> dict[str, tuple[n
     if n == 0:
         return {"mean": (np.full(values.shape[1], np.nan), {"n": 0, "mean_over": "samples"})}
     mean = np.average(values[kept], axis=0, weights=None if weights is None else weights[kept])
-    found = {"mean": (mean, {"n": n, "mean_over": "samples" if weights is None else "tokens"})}
+    found: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
+    found["mean"] = (mean, {"n": n, "mean_over": "samples" if weights is None else "tokens"})
     if n > 1:
         ends = np.quantile(values[kept], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
         found |= {key: (end, {"n": n, "level": LEVEL}) for key, end in zip(STATISTICS[1:], ends, strict=True)}
