@@ -19,7 +19,7 @@ help:
 	@echo "make test-tl3  the same tests against TransformerLens 3.9 (HookedTransformer)"
 	@echo "make test-gpu  every call on a CUDA GPU against the CPU, and its cost; one line where there is none"
 	@echo "make docs      the documentation, in build/site/index.html"
-	@echo "make figures   figures/ drawn again from the demo model, and its report"
+	@echo "make figures   figures/ drawn again from the demo model and the shards, with report and index"
 	@echo "make notebooks the notebooks run"
 	@echo "make architectures      docs/architectures.md and .json: every architecture judged again"
 	@echo "make replication-notes  docs/replication_notes.json: its numbers measured again (--sets: see the script)"
@@ -64,8 +64,9 @@ docs: $(VENV)/.installed
 	@echo "open build/site/index.html"
 
 figures: demo
-	$(BIN)/lacscope plot runs/demo/trace.nc --out figures --sample 1
+	$(BIN)/lacscope plot runs/demo/trace.nc --out figures/smollm2-135m-instruct/pocket --sample 1
 	$(BIN)/lacscope report figures
+	$(BIN)/python tools/figures_index.py
 
 architectures: $(VENV)/.installed
 	$(BIN)/python tools/architectures.py

@@ -62,7 +62,7 @@ PANELS = {"token-usage": "plot_usage_by_group` and `plot_effects_by_group", "tok
 
 def pages() -> dict[str, str]:
     """Text of each page of the gallery, by the name of its file."""
-    models = sorted(folder for folder in (FIGURES / "analysis").iterdir() if folder.is_dir())
+    models = sorted({path.parent for path in FIGURES.glob("*/*.nc")})
     written = {"void_map": _void_map()}
     written |= {f"task_{task}": _task(task, name) for task, name in TASKS.items()}
     written |= {f"analysis_{folder.name}": _analysis(folder) for folder in models}
@@ -84,14 +84,18 @@ def _index(names: list[str]) -> str:
 
 
 def _void_map() -> str:
-    made = json.loads((FIGURES / "void_map.json").read_text())
+    path = FIGURES / "smollm2-135m-instruct" / "pocket" / "void_map.json"
+    made, folder = json.loads(path.read_text()), path.parent.relative_to(ROOT)
     return (
         "# The void map\n\n"
-        f"![Void map](../../figures/void_map.png)\n\n"
+        f"![Void map](../../{folder}/void_map.png)\n\n"
         f"One prompt of {made['model']} and its answer, L2 Adaptive Computation at alpha {made['alpha']}: what "
         "[reading a void map](../void_maps.md) explains. The commands trace the demo model and draw it:\n\n"
         "```bash\nlacscope demo --out runs/demo\n"
-        f"lacscope plot runs/demo/trace.nc --out figures --sample {made['sample']}\n```\n"
+        f"lacscope plot runs/demo/trace.nc --out {folder} --sample {made['sample']}\n```\n\n"
+        "The other figures of that trace:\n\n"
+        + "\n\n".join(f"![{one}](../../{folder}/{one}.png)" for one in ("norms", "usage", "usage_by_alpha"))
+        + "\n"
     )
 
 
@@ -102,20 +106,22 @@ def _task(task: str, name: str) -> str:
         "the score shards; the lines under a figure draw it alone. How usage, norms and controls are to be read stands "
         "in [voids, usage and depth](../concepts/voids.md) and [statistics](../concepts/statistics.md).\n"
     ]
-    for path in sorted(FIGURES.glob(f"{task}_*.png")):
+    for path in sorted(FIGURES.glob(f"*/{task}/*.png")):
         made = json.loads(path.with_suffix(".json").read_text())
-        parts.append(f"## {_words(path.stem.removeprefix(task + '_'))}\n\n![{path.stem}](../../figures/{path.name})\n")
+        model = made.get("model", "")
+        heading = ", ".join(words for words in (_words(path.stem), model) if words)
+        parts.append(f"## {heading}\n\n![{heading}](../../{path.relative_to(ROOT)})\n")
         parts.append("\n".join(_settings(one) for one in made.get("runs", [made])))
-        parts.append(_lines_of_task(task, path.stem.removeprefix(task + "_")))
+        parts.append(_lines_of_task(task, model, path.stem))
     return "\n".join(parts)
 
 
-def _lines_of_task(task: str, stem: str) -> str:
+def _lines_of_task(task: str, model: str, kind: str) -> str:
     """The lines that draw a figure of a reproduction; for the two that have no public call, the command."""
     drawn = {"accuracy": "plot_accuracy_by_alpha", "continuous": "plot_continuous_by_alpha"}
-    if stem in drawn:
-        arguments = "findings.summary, full" if stem == "accuracy" else "findings.summary"
-        lines = [f'full = findings.references("{task}", studies[0].style)'] if stem == "accuracy" else []
+    if kind in drawn:
+        arguments = "findings.summary, full" if kind == "accuracy" else "findings.summary"
+        lines = [f'full = findings.references("{task}", studies[0].style)'] if kind == "accuracy" else []
         return _python(
             "from pathlib import Path",
             "",
@@ -126,9 +132,8 @@ def _lines_of_task(task: str, stem: str) -> str:
             "findings = Findings(studies)",
             *lines,
             "with plots.style():",
-            f"    plots.{drawn[stem]}({arguments})",
+            f"    plots.{drawn[kind]}({arguments})",
         )
-    model, _, kind = stem.partition("_")
     study = (
         "from pathlib import Path",
         "",
@@ -206,17 +211,15 @@ def _python(*lines: str) -> str:
     return "```python\n" + "\n".join(lines) + "\n```\n"
 
 
-def _words(stem: str) -> str:
-    """A heading for a figure of a reproduction: what it shows, and of which model."""
-    model, _, kind = stem.rpartition("_") if "controls" not in stem else stem.partition("_")
+def _words(kind: str) -> str:
+    """What a figure of a reproduction shows."""
     name, *of = kind.split("_")
-    words = f"Controls of {of[0]} at alpha {of[1]}" if of else _KINDS[name]
-    return f"{words}, {model}" if model else words
+    return f"Controls of {of[0]} at alpha {of[1]}" if of else _KINDS[name]
 
 
 def _copied(file: str) -> str:
     """A page of figures/, its links and images made to hold from docs/gallery/."""
-    known = {"README.md": "commands.md", "report.md": "report.md"}
+    known = {"README.md": "commands.md", "report.md": "report.md", "index.md": "index.md"}
 
     def moved(match: re.Match[str]) -> str:
         return f"]({known.get(match[1]) or posixpath.join('../../figures', match[1])})"

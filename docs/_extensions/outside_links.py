@@ -13,6 +13,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "figures/README.md": "gallery/index.md",
+    "figures/index.md": "gallery/index.md",
     "figures/report.md": "gallery/report.md",
 }
 _LINK = re.compile(r"\]\((?!https?:|#)([^)\s#]+)((?:#[^)\s]*)?)\)")

@@ -13,11 +13,12 @@ from lacscope.reproduction.scores._comparisons import PRIMARY_ALPHA
 from lacscope.reproduction.scores._scores import usage_by_layer
 from lacscope.trace_analyses._norms import norms_by_layer
 
+ALL_MODELS = "all-models"
 Figures = dict[tuple[str, str, str, str], Path]
 
 
 def save_reproduction_figures(findings: Findings, out: Path, dpi: int = 150) -> Figures:
-    """Draw every figure into ``out``.
+    """Draw every figure into ``out/<model>/<task>/``; what compares models, into ``out/all-models/<task>/``.
 
     Returns:
         Path of each by (model, task, style, name); the model is "" for a figure with one column per model.
@@ -28,11 +29,11 @@ def save_reproduction_figures(findings: Findings, out: Path, dpi: int = 150) -> 
     with plots.style():
         for key, axes, made_by in _drawn(findings):
             model, task, style, name = key
-            kind = style if any(other != style for t, other in findings.benchmarks if t == task) else ""
-            parts = (task, kind.replace(", ", "-"), model.replace("/", "--"), name)
-            file = "_".join(part for part in parts if part)
+            run = next(one.folder for one in findings.of(task, style) if model in ("", one.model))
+            folder = out / (run.parent.name if model else ALL_MODELS) / run.name
+            folder.mkdir(parents=True, exist_ok=True)
             first = np.ravel(np.asarray(axes, dtype=object))[0]
-            paths[key] = write_figure(first.figure, out / f"{file}.png", made_by, dpi)
+            paths[key] = write_figure(first.figure, folder / f"{name}.png", made_by, dpi)
             plt.close(first.figure)
     return paths
 

@@ -16,8 +16,8 @@ def write_reproduction(out: Path) -> Path:
     """Write tables, figures and ``report.md`` of all runs under ``out``, and return the report's path.
 
     ``scores.parquet`` has one row per sample and condition, ``summary.csv`` one per condition, ``comparisons.csv``
-    one per comparison, ``subjects.csv`` one per condition and subject (MMLU), ``phases.csv`` the phase control; each
-    figure stands beside a JSON of what made it.
+    one per comparison, ``subjects.csv`` one per condition and subject (MMLU), ``phases.csv`` the phase control; the
+    figures lie by model and task, each beside a JSON of what made it.
 
     Raises:
         StoreError: the reasons of :func:`open_studies`.

@@ -190,7 +190,12 @@ def test_report_tables_and_figures(finished):
         assert (finished / image).is_file(), image
         made_by = json.loads((finished / image).with_suffix(".json").read_text())
         assert "versions" in json.dumps(made_by)
-    assert len(list(finished.glob("*.png"))) == 7
+    drawn = sorted(path.relative_to(finished).as_posix() for path in finished.rglob("*.png"))
+    assert [path for path in drawn if "controls" not in path] == [
+        *(f"all-models/toy/{name}.png" for name in ("accuracy", "continuous")),
+        *(f"tiny-llama/toy/{name}.png" for name in ("norms", "phases", "usage")),
+    ]
+    assert len(drawn) == 7
     scores = pd.read_parquet(finished / "scores.parquet")
     pd.testing.assert_frame_equal(scores, open_studies(finished)[0].scores)
     assert len(pd.read_csv(finished / "summary.csv")) == len(Findings(open_studies(finished)).summary)

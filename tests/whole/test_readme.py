@@ -17,7 +17,7 @@ def test_it_has_at_most_900_words() -> None:
 
 def test_linked_files_exist() -> None:
     linked = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert "figures/void_map.png" in linked
+    assert "figures/smollm2-135m-instruct/pocket/void_map.png" in linked
     assert not [path for path in linked if not (ROOT / path).exists()]
 
 

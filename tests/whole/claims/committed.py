@@ -30,7 +30,7 @@ def scores() -> pd.DataFrame:
 
 @cache
 def result(model: str, name: str) -> xr.Dataset:
-    with xr.open_dataset(FIGURES / "analysis" / model / f"{name}.nc") as found:
+    with xr.open_dataset(FIGURES / model / f"{name}.nc") as found:
         return found.load()
 
 
