@@ -15,7 +15,8 @@ from lacscope.tasks._registry import task as task_named
 from lacscope.tasks._selection import choose
 from lacscope.tracing._inputs import read_inputs, read_responses
 
-STYLE = "plain"  # which every task has; lettered options, such as ARC's other style, small models cannot read
+# Every task of lacscope's has it; lettered options, such as ARC's other style, small models cannot read.
+STYLE = "plain"
 CALIBRATION = 4  # every fourth question is fitted on, and the others are answered
 RAW_TEXT = "raw text"
 
@@ -128,7 +129,7 @@ def task_prompts(
     formats: dict[str, str] = {}
     for name in names:
         task = task_named(name)
-        own = style if style in task.styles else STYLE
+        own = next((one for one in (style, STYLE) if one in task.styles), task.styles[0])
         rows = read_rows(task, data.get(name))
         chosen = choose(rows, limit, seed, task.group_by)
         made = task.questions([rows[i] for i in chosen], own, seed=seed)

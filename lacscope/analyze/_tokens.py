@@ -91,7 +91,7 @@ def phases(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     tables = [matched_difference(cells, read.sizes["layer"], seed=SEED, of=of) for of in ("usage", *_KL)]
     table = pd.concat(tables, ignore_index=True)
     attrs = result_attrs(
-        "usage_by_group",
+        "matched_difference",
         model_named(read.attrs) | {"versions": read.attrs["versions"]},
         preset=None,
         settings={},

@@ -15,6 +15,7 @@ from lacscope.tasks._mmlu import Mmlu as Mmlu
 from lacscope.tasks._pocket_tasks import PocketBoolean as PocketBoolean
 from lacscope.tasks._pocket_tasks import PocketOptions as PocketOptions
 from lacscope.tasks._registry import TASKS as TASKS
+from lacscope.tasks._registry import register as register
 from lacscope.tasks._registry import task as task
 from lacscope.tasks._twohop import TwoHop as TwoHop
 from lacscope.tasks._winogrande import WinoGrande as WinoGrande

@@ -1,9 +1,6 @@
-"""Every task, by name."""
+"""Every task, by name: those that ship, a script's, and those of installed packages."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
-from lacscope.guards._arguments import did_you_mean
+from lacscope.guards._registry import Registry
 from lacscope.tasks._arc import Arc
 from lacscope.tasks._base import HubSource, Task
 from lacscope.tasks._boolq import BoolQ
@@ -30,7 +27,27 @@ _ALL: tuple[Task, ...] = (
     PocketBoolean(),
     PocketOptions(),
 )
-TASKS: Mapping[str, Task] = MappingProxyType({each.name: each for each in _ALL})
+TASKS: Registry[Task] = Registry("task", lambda: _ALL, name_of=lambda each: each.name)
+
+
+def register(task: Task) -> Task:
+    """Make a task of yours known by its name, to ``--task`` of every command and to the reports.
+
+    The command line meets it where an installed package registers it: the package's entry point of the group
+    ``lacscope`` names the module that does. A task registered again, as by a notebook's cell, replaces the former.
+
+    Args:
+        task: an object with the members of :class:`Task`.
+
+    Raises:
+        ValueError: a member is missing, or the name is taken or cannot be typed.
+    """
+    members = [name for name in vars(Task) if not name.startswith("_")]
+    missing = [name for name in members if not hasattr(task, name)]
+    if missing or isinstance(task, type):
+        lacks = f"it has no {', '.join(missing)}" if missing else "it is a class; register an object of it"
+        raise ValueError(f"{task!r:.80} is no task: {lacks}.")
+    return TASKS.register(task)
 
 
 def task(name: str) -> Task:
@@ -41,6 +58,4 @@ def task(name: str) -> Task:
     >>> task("boolq").chance
     0.5
     """
-    if name not in TASKS:
-        raise ValueError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}.{did_you_mean(name, TASKS)}")
-    return TASKS[name]
+    return TASKS.named(name)

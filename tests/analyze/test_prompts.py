@@ -2,12 +2,14 @@
 
 import gzip
 import json
+from dataclasses import dataclass
 
 import pytest
 
 from lacscope.analyze._passages import LONG_PASSAGE
 from lacscope.analyze._prompts import STYLE, Prompts, PromptsError, task_prompts, text_prompts
 from lacscope.model_measures import CSORDAS_PROMPT_FORMAT
+from lacscope.tasks._boolq import BoolQ
 from lacscope.tasks._data import DataError
 from lacscope.tasks._registry import TASKS
 
@@ -102,6 +104,17 @@ def test_questions_are_asked_plainly_as_in_a_reproduction(tiny_with_tokenizer, t
     path.write_text(json.dumps({"question": "is it", "choices": ["deep", "cold"], "answer": 1}))
     (question,) = task_prompts(tiny_with_tokenizer, ["arc_easy"], data={"arc_easy": path}, limit=None).questions
     assert (question.prompt, question.choices) == ("Question: is it\nAnswer:", (" deep", " cold"))
+
+
+def test_a_task_of_a_users_own_is_asked_in_its_first_style(tiny_with_tokenizer, tmp_path, monkeypatch):
+    @dataclass(frozen=True)
+    class Own(BoolQ):
+        name: str = "own"
+        styles: tuple[str, ...] = ("paper",)
+
+    monkeypatch.setattr(TASKS, "_added", {"own": Own()})
+    read = task_prompts(tiny_with_tokenizer, ["own"], data={"own": boolq(tmp_path, 1)}, limit=None)
+    assert read.prompt_format == "chat template in style paper"
 
 
 def test_a_papers_style_is_taken_where_a_task_has_it_and_the_form_is_said(tiny_with_tokenizer, tmp_path):

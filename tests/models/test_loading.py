@@ -302,6 +302,7 @@ def test_model_cost_counts_the_blocks_matrices():
 # --- the demo model -------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_demo_model_is_converted_and_then_loads_offline(tmp_path: Path):
     code = """

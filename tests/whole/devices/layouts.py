@@ -35,7 +35,6 @@ class Layout:
 
 LAYOUTS = {
     "one GPU": Layout(ONE, full=False),
-    "one GPU, every hook": Layout(ONE),
     "one GPU without float64": Layout(ONE, float64=False, slow=False),
     "two GPUs": Layout(TWO, full=False),
     "two GPUs, every hook": Layout(TWO, slow=False),

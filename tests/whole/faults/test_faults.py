@@ -80,6 +80,7 @@ def test_a_sample_of_lines() -> None:
     assert not wrong
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_five_hundred_exceptions_at_our_own_lines() -> None:
     raised, wrong = run_faults(640, JOBS, seed=0)
