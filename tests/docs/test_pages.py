@@ -69,7 +69,8 @@ def test_every_block_of_python_runs(
     name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchecked: Any
 ) -> None:
     """In the page's order and in one scope; the gallery's in the repository, each by itself."""
-    monkeypatch.setattr(lacscope.tasks.TASKS, "_added", {})  # what a page registers is that page's
+    for registry in (lacscope.tasks.TASKS, lacscope.measures.MEASURES):
+        monkeypatch.setattr(registry, "_added", {})  # what a page registers is that page's
     code = blocks(text)
     if name in GALLERY:
         monkeypatch.chdir(ROOT)
