@@ -286,7 +286,9 @@ def test_effective_depths_are_those_of_the_curves_pooled_over_tokens(tiny_with_t
     lens = logit_lens(tiny_with_tokenizer, toy.whole).isel(state=slice(cosines.sizes["layer"]))
     cosine = (cosines["cos_attn_resid"] + cosines["cos_mlp_resid"] + cosines["cos_update_resid"]) / 3
     n_tokens = [len(ids) for ids in toy.whole]
-    pooled = [one.dot(xr.DataArray(n_tokens, dims="sample")) / sum(n_tokens) for one in (cosine, lens["kl"], lens["overlap"])]
+    pooled = [
+        one.dot(xr.DataArray(n_tokens, dims="sample")) / sum(n_tokens) for one in (cosine, lens["kl"], lens["overlap"])
+    ]
     xr.testing.assert_allclose(found, effective_depths(*pooled))
     assert found.attrs["n_samples"] == 3
     assert "aggregation" not in found.attrs["departures"]
