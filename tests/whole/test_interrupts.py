@@ -116,8 +116,8 @@ def test_analyze_says_what_is_there_and_keeps_it(home: Path, tmp_path: Path, int
         capture_output=True, text=True, timeout=200, env={**os.environ, "COLUMNS": "400"},
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
-    assert "lim.png (kept from before)" in again.stderr
-    assert "variance: 1 part kept from before" in again.stderr
+    assert "variance.png (kept from before)" in again.stderr
+    assert "lim: 1 part kept from before" in again.stderr
 
 
 @pytest.mark.slow
