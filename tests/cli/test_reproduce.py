@@ -182,4 +182,4 @@ def test_the_demo_from_the_command_line_and_again(tmp_path):
     (tmp_path / "report.md").unlink()
     assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 0
     assert (tmp_path / "report.md").read_text() == before
-    assert json.loads(next(tmp_path.glob("*_accuracy.json")).read_text())["runs"]
+    assert json.loads(next(tmp_path.rglob("accuracy.json")).read_text())["runs"]
