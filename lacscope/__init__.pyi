@@ -12,8 +12,10 @@ from .model_measures import angular_distance as angular_distance
 from .model_measures import block_influence as block_influence
 from .model_measures import causal_ablation as causal_ablation
 from .model_measures import current_skip_influence as current_skip_influence
+from .model_measures import depth_score_by_group as depth_score_by_group
 from .model_measures import depth_scores as depth_scores
 from .model_measures import depth_variance as depth_variance
+from .model_measures import effective_depth as effective_depth
 from .model_measures import effective_depths as effective_depths
 from .model_measures import future_skip_influence as future_skip_influence
 from .model_measures import greedy_by_task as greedy_by_task
@@ -21,6 +23,7 @@ from .model_measures import identity_distance as identity_distance
 from .model_measures import integrated_gradients as integrated_gradients
 from .model_measures import layer_agreement as layer_agreement
 from .model_measures import layer_scores as layer_scores
+from .model_measures import layers_as_painters as layers_as_painters
 from .model_measures import lim as lim
 from .model_measures import linear_maps as linear_maps
 from .model_measures import local_skip_influence as local_skip_influence
@@ -28,8 +31,11 @@ from .model_measures import logit_lens as logit_lens
 from .model_measures import relative_contributions as relative_contributions
 from .model_measures import residual_cosines as residual_cosines
 from .model_measures import residual_erasure as residual_erasure
+from .model_measures import skipping_tradeoff as skipping_tradeoff
 from .model_measures import sleb as sleb
 from .model_measures import state_similarity as state_similarity
+from .model_measures import tell_tale_norms as tell_tale_norms
+from .model_measures import token_group_usage as token_group_usage
 from .model_measures import update_geometry as update_geometry
 from .model_measures import z_density as z_density
 from .model_measures._choices import score_choices as score_choices

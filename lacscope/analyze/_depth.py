@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from lacscope import model_measures as depth
@@ -11,6 +10,7 @@ from lacscope.analyze._analysis import Part, SoFar, each
 from lacscope.analyze._joining import join_samples
 from lacscope.analyze._prompts import Prompts
 from lacscope.model_measures._cuts import SHORTEST
+from lacscope.model_measures._one_call import depth_curves
 
 
 def erasure(model: Any, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
@@ -96,14 +96,8 @@ def scores_of_groups(parts: Sequence[xr.Dataset]) -> xr.Dataset:
 
 def curves_of_depth(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
     """The three curves that effective depth is read from, by prompt."""
-    rows, read = prompts.whole, prompts.max_tokens
-    said: dict[str, Any] = {"data": prompts.name, "prompt_format": prompts.prompt_format}
-    cosines = depth.residual_cosines(model, rows, max_tokens=read, **said)
-    lens = depth.logit_lens(model, rows, max_tokens=read, **said).isel(state=slice(cosines.sizes["layer"]))
-    cosine = (cosines["cos_attn_resid"] + cosines["cos_mlp_resid"] + cosines["cos_update_resid"]) / 3
-    curves = {"cosine": cosine, "kl": lens["kl"], "overlap": lens["overlap"]}
-    found = xr.Dataset({name: curve.astype(np.float64) for name, curve in curves.items()}, attrs=lens.attrs)
-    return found.assign_coords(n_tokens=lens["n_tokens"])
+    said = {"data": prompts.name, "prompt_format": prompts.prompt_format}
+    return depth_curves(model, prompts.whole, max_tokens=prompts.max_tokens, **said)
 
 
 def depths_of_curves(parts: Sequence[xr.Dataset]) -> xr.Dataset:

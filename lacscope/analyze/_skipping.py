@@ -10,12 +10,12 @@ import xarray as xr
 
 from lacscope.analyze._analysis import Part, piece
 from lacscope.analyze._prompts import CALIBRATION, Prompts
+from lacscope.model_measures._one_call import chances_of
 from lacscope.model_measures._painters import KINDS, SUN_CURVES, score_variants, variants
 from lacscope.model_measures._tradeoff import plan_tradeoff, skipping_plans
 from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import adapt
 from lacscope.reproduction.scores._comparisons import PRIMARY_ALPHA
-from lacscope.tasks._registry import task
 from lacscope.trace_analyses._painters import painters_curves
 from lacscope.traces._provenance import result_attrs
 
@@ -59,14 +59,7 @@ def curves(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     scores = xr.concat(parts, dim="row").to_dataframe()
     # Those whose questions have a single choice: nothing to guess among, and scored by token (see painters).
     free_form = json.loads(parts[0].attrs["settings"])["score"]
-    chance = {str(name): 0.0 if name in free_form else task(str(name)).chance for name in set(scores["task"])}
-    unknown = sorted(name for name, value in chance.items() if value is None)
-    if unknown:
-        raise ValueError(
-            f"{', '.join(unknown)}: questions with several choices whose chance the task does not know, so its scores "
-            "cannot be set against a blind guess. Leave it out."
-        )
-    found = painters_curves(scores, {name: value for name, value in chance.items() if value is not None})
+    found = painters_curves(scores, chances_of(sorted(map(str, set(scores["task"]))), free_form))
     return found.assign_attrs({**parts[0].attrs, "not_testable": found.attrs["not_testable"]})
 
 

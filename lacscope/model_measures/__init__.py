@@ -49,6 +49,12 @@ from lacscope.model_measures._local import CSORDAS_LOCAL as CSORDAS_LOCAL
 from lacscope.model_measures._local import local_skip_influence as local_skip_influence
 from lacscope.model_measures._logit_lens import CSORDAS_LOGIT_LENS as CSORDAS_LOGIT_LENS
 from lacscope.model_measures._logit_lens import logit_lens as logit_lens
+from lacscope.model_measures._one_call import depth_score_by_group as depth_score_by_group
+from lacscope.model_measures._one_call import effective_depth as effective_depth
+from lacscope.model_measures._one_call import layers_as_painters as layers_as_painters
+from lacscope.model_measures._one_call import skipping_tradeoff as skipping_tradeoff
+from lacscope.model_measures._one_call import tell_tale_norms as tell_tale_norms
+from lacscope.model_measures._one_call import token_group_usage as token_group_usage
 from lacscope.model_measures._painters import score_variants as score_variants
 from lacscope.model_measures._painters import variants as variants
 from lacscope.model_measures._pooling import POOLED as POOLED

@@ -231,6 +231,18 @@ CALLS: dict[str, Call] = {
         ),
         ("score_variants",),
     ),
+    "effective depth": _named("effective_depth", PROMPTS, full=True),
+    "depth score by group": _named("depth_score_by_group", {"all": list(zip(PROMPTS, ANSWERS, strict=True))}),
+    "painters": _named("layers_as_painters", {"toy": QUESTIONS}, kinds=["skip"], starts=[1], chance={"toy": 0.5}),
+    "token groups": _named("token_group_usage", PROMPTS, by="position"),
+    "tell-tale norms": _named("tell_tale_norms", QUESTIONS, calibration=QUESTIONS),
+    "skipping tradeoff": Call(
+        lambda model: lacscope.skipping_tradeoff(
+            model, QUESTIONS, calibration=PROMPTS, shares=[0.25], seeds=[0], decode_steps=2, rounds=1
+        ),
+        ("skipping_tradeoff",),
+        wall_clock=("decode_ratio",),
+    ),
     "logit lens": _named("logit_lens", PROMPTS),
     "current skip influence": _named("current_skip_influence", PROMPTS),
     "future skip influence": _named("future_skip_influence", PROMPTS, cuts=[[3], [2]]),
