@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import xarray as xr
 
 from lacscope.analyze._prompts import Prompts, PromptsError
-from lacscope.traces._measure import Measure
+from lacscope.traces._measure import Measure, Needs
 from lacscope.traces._provenance import Progress
 
-Needs = Literal["prompts", "answers", "questions", "choices"]
 AT_ONCE = 2  # prompts of a part, the unit that is written, and done again when cut
 _MISSING = {
     "answers": "it needs answers after the prompts: give --task",
@@ -52,8 +51,7 @@ class Analysis:
         name: the name on the command line, and of the files.
         group: its heading in the list, which asks for all under it.
         says: what it measures, in a line.
-        needs: ``"prompts"`` of any kind; ``"answers"`` after them; ``"questions"`` of a benchmark;
-            ``"choices"``: such questions, each with several choices.
+        needs: what it reads, as in a measure's record; prompts of any kind do for what reads no answers or questions.
         parts: model and prompts to the pieces of work, each of which is written when it is done.
         join: the pieces' results to the whole result.
         draw: the whole result to Axes.
@@ -108,7 +106,7 @@ def piece(run: Callable[..., xr.Dataset], *args: Any) -> Part:
 
 
 def whole(run: Callable[[Any, Prompts, SoFar], xr.Dataset]) -> Callable[[Any, Prompts], list[Part]]:
-    """All in one piece; ``run`` is also told whom to tell how far it is."""
+    """All in one piece; ``run`` is also given what is known when it begins, with whom to tell how far it is."""
 
     def parts(model: Any, prompts: Prompts) -> list[Part]:
         def one(so_far: SoFar = NOTHING) -> xr.Dataset:

@@ -7,7 +7,7 @@ from typing import Any
 
 import xarray as xr
 
-from lacscope.analyze._analysis import Analysis, Needs, Part, SoFar, by_prompt, each, whole
+from lacscope.analyze._analysis import Analysis, Part, SoFar, by_prompt, each, whole
 from lacscope.analyze._candidates import TELL_TALE, candidates, right_by_norms
 from lacscope.analyze._depth import (
     curves_of_depth,
@@ -55,12 +55,11 @@ def analysis_of(
     **changes: Any,
 ) -> Analysis:
     """The analysis of a measure, from its record: its name, group, words, needs, settings, style and plot."""
-    of_prompts: dict[str, Needs] = {"answers": "answers", "questions": "questions", "choices": "choices"}
     one = Analysis(
         measure.command,
         measure.group,
         measure.says,
-        of_prompts.get(measure.needs, "prompts"),
+        measure.needs,
         parts,
         join,
         drawing(measure),
@@ -82,8 +81,10 @@ def _others() -> list[Analysis]:
     return [
         analysis_of(MEASURES["future_skip_influence"], futures, join_samples, lacks=too_short_to_cut),
         *(
-            replace(
-                analysis_of(skip, by_prompt(skip, unit=unit), join_samples),
+            analysis_of(
+                skip,
+                by_prompt(skip, unit=unit),
+                join_samples,
                 name=f"current-{unit}",
                 says=f"the same of each layer's {words} alone",
             )
@@ -122,13 +123,14 @@ def _others() -> list[Analysis]:
         analysis_of(MEASURES["ablation_accuracy"], each(right_without_each), join_samples),
         analysis_of(MEASURES["sleb"], removals),
         # After what it finds stored.
-        analysis_of(MEASURES["agreement"], scores, agree),
+        analysis_of(MEASURES["agreement"], scores, agree, needs="prompts"),
         analysis_of(
             MEASURES["usage_by_group"],
             traces,
             usage_of_groups,
             name="token-usage",
             says="usage and effects by class, position and surprisal of the token, and by answer",
+            needs="prompts",
             draw=draw_groups,
             settings=TOKENS,
         ),

@@ -16,7 +16,7 @@ def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     largest of the parts', one that is "mean over samples" their mean by number of samples.
 
     Raises:
-        ValueError: a variable that is neither.
+        ValueError: a variable that is neither, or parts that are not by sample.
 
     >>> from lacscope.traces._provenance import result_attrs
     >>> attrs = result_attrs("effect", {}, preset=None, settings={}, positions="all", aggregation="none", n_samples=2)
@@ -24,6 +24,12 @@ def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     >>> join_samples([part, part])["sample"].values.tolist()
     [0, 1, 2, 3]
     """
+    if "sample" not in parts[0].dims:
+        raise ValueError(
+            f"a result over {', '.join(map(str, parts[0].dims)) or 'nothing'} cannot be joined prompt by prompt: a "
+            "measure whose parts are 'each' returns a dimension sample; give its record parts='all' if it reads all at "
+            "once."
+        )
     numbers = np.array([part.sizes["sample"] for part in parts])
     spread = has_spread(parts[0])
     parts = [without_spread(part) for part in parts]

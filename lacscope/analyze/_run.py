@@ -1,5 +1,6 @@
 """One analysis of one model: found in the store, gone on with, or begun."""
 
+import functools
 import json
 from dataclasses import replace
 from typing import Any
@@ -45,6 +46,7 @@ def analyze(
         return found
     others = catalogue()
 
+    @functools.cache  # every part asks for the same ones
     def stored(name: str) -> xr.Dataset | None:
         return store.finished(name, id_of(others[name], prompts, weights)) if name in others else None
 

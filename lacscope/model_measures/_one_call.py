@@ -1,6 +1,6 @@
 """Analyses of several steps in one call, from a model and prompts to a result; their steps stay public."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -193,7 +193,7 @@ def layers_as_painters(
 
 
 def chances_of(
-    tasks: Sequence[str] | Mapping[str, Any], free_form: Sequence[str], chance: Mapping[str, float] | None = None
+    tasks: Sequence[str] | Mapping[str, Any], free_form: Collection[str], chance: Mapping[str, float] | None = None
 ) -> dict[str, float]:
     """The expected score of a blind guess in each task: 0 where there is nothing to guess among.
 

@@ -15,6 +15,7 @@ from lacscope.traces._provenance import Preset
 Needs = Literal["weights", "prompts", "answers", "questions", "choices", "trace", "results"]
 Parts = Literal["each", "all", ""]
 Important = Literal["larger", "smaller"]
+_CUT: dict[str, tuple[Needs, ...]] = {"each": ("prompts",), "all": ("prompts", "weights")}
 # Named, not imported: a result of a trace is drawn without torch, so the room without torch is asked first.
 _ROOMS = ("lacscope.trace_analyses", "lacscope.model_measures")
 
@@ -93,6 +94,13 @@ class Measure:
             )
         one_of("needs", self.needs, get_args(Needs))
         one_of("parts", self.parts, get_args(Parts))
+        if self.parts and self.needs not in _CUT.get(self.parts, ()):
+            raise ValueError(
+                f"parts={self.parts!r} with needs={self.needs!r}: lacscope analyze runs by their record alone measures "
+                "of prompts, and of the weights with parts='all'. Give parts='' for one that is not run by that."
+            )
+        if self.parts and not self.plot:
+            raise ValueError(f"parts={self.parts!r} without a plot: lacscope analyze draws what it runs. Give plot=.")
         wrong = [name for name, ranking in self.rankings.items() if not isinstance(ranking, Ranking)]
         if wrong:
             raise ValueError(f"rankings[{wrong[0]!r}] is a Ranking(variable), got {self.rankings[wrong[0]]!r:.80}.")

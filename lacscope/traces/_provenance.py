@@ -129,6 +129,8 @@ def with_samples(attrs: Mapping[str, Any], n_samples: int) -> dict[str, Any]:
     >>> attrs["departures"], with_samples(attrs, 20)["departures"]
     ('samples = 2 (paper: 20)', '')
     """
+    if "preset" not in attrs:  # a measure of the user's own
+        return {**attrs, "n_samples": n_samples}
     paper = Preset(attrs["preset"], attrs["source"], json.loads(attrs["paper_settings"]))
     asked = _asked(json.loads(attrs["settings"]), n_samples, attrs["data"])
     return {**attrs, "n_samples": n_samples, "departures": paper.departures(asked)}

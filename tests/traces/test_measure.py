@@ -145,3 +145,29 @@ def test_the_documentation_has_the_table_of_lacscopes_own(monkeypatch: pytest.Mo
 def test_a_measure_takes_what_it_has_a_keyword_for() -> None:
     assert RECORD.takes(max_tokens=3, seed=1) == {"max_tokens": 3}
     assert measure_of(xr.Dataset(attrs={"measure": "lim"})).label == "LIM"
+
+
+def first_norms(model: Any, inputs: Any) -> xr.Dataset:
+    """The first norm of each prompt."""
+    norms = lacscope.trace(model, inputs)["resid_norm"].isel(state=0, token=0)
+    return norms.drop_vars([*set(norms.coords) - {"sample"}]).to_dataset(name="norm")
+
+
+def test_a_measure_of_ones_own_may_be_run_prompt_by_prompt(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MEASURES, "_added", {})
+    register(Measure(first_norms, "first norms", "the first norm", plot=draw, parts="each"))
+    prompts = Prompts("three", ((1, 2), (3, 4, 5), (6,)))
+    found = analyze(tiny, catalogue()["first-norms"], prompts, ResultStore(tmp_path), weights="w")
+    np.testing.assert_allclose(found["norm"], first_norms(tiny, [[1, 2], [3, 4, 5], [6]])["norm"], rtol=1e-6)
+    assert found["sample"].values.tolist() == [0, 1, 2]
+
+
+def test_a_record_says_only_what_the_command_line_can_run(unchecked: None) -> None:
+    with pytest.raises(ValueError, match="parts='each' with needs='weights': lacscope analyze runs by their record"):
+        Measure(first_norms, "x", "y", plot="", needs="weights", parts="each")
+    with pytest.raises(ValueError, match="parts='all' with needs='trace'"):
+        Measure(first_norms, "x", "y", plot="", needs="trace", parts="all")
+    with pytest.raises(ValueError, match="parts='all' without a plot: lacscope analyze draws what it runs"):
+        Measure(first_norms, "x", "y", plot="", parts="all")
