@@ -149,7 +149,7 @@ def test_a_measure_takes_what_it_has_a_keyword_for() -> None:
 
 def first_norms(model: Any, inputs: Any) -> xr.Dataset:
     """The first norm of each prompt."""
-    norms = lacscope.trace(model, inputs)["resid_norm"].isel(state=0, token=0)
+    norms = lacscope.trace(model, inputs)["resid_pre_norm"].isel(layer=0, token=0)
     return norms.drop_vars([*set(norms.coords) - {"sample"}]).to_dataset(name="norm")
 
 
