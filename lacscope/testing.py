@@ -183,7 +183,7 @@ def synthetic_scores(
         skill: mean margin of the right choice in the full model, nats; 0 is a model that knows nothing.
         harm: nats that ``readout`` takes from the margin at alpha 1; ``bypass`` takes eight times as much, a control
             half as much again as LAC. 0 leaves every score as the full model's.
-        private: leave the generated text out, as for GPQA.
+        private: True to leave the generated text out, as for GPQA.
         seed: the seed of all that is random.
     """
     rng = np.random.default_rng(seed)

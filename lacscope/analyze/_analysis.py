@@ -24,7 +24,7 @@ class SoFar:
 
     Attributes:
         parts: the results of the pieces before it.
-        progress: whom to tell how far it is.
+        progress: a function that is told how far the piece is.
         stored: the finished result of another analysis of the same prompts, by its name; None where there is none.
     """
 
@@ -50,13 +50,14 @@ class Analysis:
     Attributes:
         name: the name on the command line, and of the files.
         group: its heading in the list, which asks for all under it.
-        says: what it measures, in a line.
-        needs: what it reads, as in a measure's record; prompts of any kind do for what reads no answers or questions.
+        says: a line that says what it measures.
+        needs: the kind of prompts that it reads, as in a measure's record; prompts of any kind do for what reads no
+            answers or questions.
         parts: model and prompts to the pieces of work, each of which is written when it is done.
         join: the pieces' results to the whole result.
         draw: the whole result to Axes.
-        fewest: how many prompts it needs.
-        lacks: what else these prompts lack for this model, in words; "" where nothing.
+        fewest: the number of prompts that it needs.
+        lacks: a function that says in words what else prompts lack for a model; "" where nothing.
         settings: its own settings that change the result; a result made with other ones is made anew.
         style: the style in which questions are read, of tasks that have it: its paper's; "" for the usual one.
     """

@@ -26,13 +26,13 @@ class Prompts:
     """Prompts as token ids, with their answers where the data have any.
 
     Attributes:
-        name: what they are, for the figures: ``"gsm8k"``.
+        name: their name in the figures: ``"gsm8k"``.
         inputs: token ids of each prompt.
         responses: token ids of each right answer; None where there are none.
-        questions: what they were made of; () for a text.
+        questions: the questions that they were made of; () for a text.
         tasks: the benchmark of each question.
-        max_tokens: what the inputs were cut to; None for whole ones.
-        prompt_format: how they are put to the model, in words; "" where that is not known.
+        max_tokens: the number of tokens that the inputs were cut to; None for whole ones.
+        prompt_format: the form in which they are put to the model, in words; "" where that is not known.
     """
 
     name: str
@@ -117,7 +117,7 @@ def task_prompts(
     Args:
         names: the names of the tasks.
         data: a local file for each task; a task without one reads what is packaged, else the hub.
-        limit: how many of each; None for all.
+        limit: the number of questions of each; None for all.
         style: the style in which they are read, of tasks that have it; of others, and where it is "", the usual one.
         chat_template_kwargs: options of the chat template, for the questions that are sent through it.
 

@@ -33,7 +33,8 @@ def analyze(
         model: a ``TransformerBridge`` or ``HookedTransformer``.
         analysis: one of :func:`lacscope.analyze._catalogue.catalogue`.
         weights: digest of the model's weights (:func:`lacscope.models.weights_digest`), part of the result's id.
-        progress: called with (parts done, parts); where there is one part alone, also with how far that is.
+        progress: a function that is called with (parts done, parts); where there is one part alone, also with how far
+            that is.
 
     Raises:
         PromptsError: prompts that lack what the analysis needs.

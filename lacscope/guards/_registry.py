@@ -27,7 +27,7 @@ class Registry(Mapping[str, Item], Generic[Item]):
     are listed.
 
     Args:
-        kind: what the things are, in a word, for messages.
+        kind: a word for one of the things, for messages.
         shipped: a function that gives lacscope's own, one after the other; they are taken as far as a name asks.
         name_of: the name of a thing.
 

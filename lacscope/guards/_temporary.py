@@ -86,7 +86,7 @@ class Temporary(Generic[T]):
 
     Args:
         makes: functions that make the change, each given a :class:`Note`. They enter no context themselves.
-        gives: what ``with ... as`` gives.
+        gives: the value that ``with ... as`` gives.
     """
 
     _changes: Changes | None = None

@@ -35,7 +35,7 @@ def evaluate(
     Args:
         model: a ``TransformerBridge``, from :func:`lacscope.load_model` or your own.
         tasks: names of tasks or groups, or task configurations as dicts.
-        rule: what decides the voids. None is the full model without a hook: lm-eval's own ``hf`` model.
+        rule: the rule that decides the voids. None is the full model without a hook: lm-eval's own ``hf`` model.
         effect: ``"observe"`` (the full model's scores, with usage), ``"readout"`` or ``"bypass"``.
         limit: the first so many documents of each task (a share of them if below 1).
         batch_size: requests per batch.
@@ -45,7 +45,7 @@ def evaluate(
             is not spread.
         chat_template_kwargs: options of the chat template, such as ``{"enable_thinking": False}``; they go with
             ``apply_chat_template=True``.
-        options: more of ``lm_eval.simple_evaluate``, such as ``num_fewshot``, ``apply_chat_template``,
+        options: more arguments of ``lm_eval.simple_evaluate``, such as ``num_fewshot``, ``apply_chat_template``,
             ``gen_kwargs``. It seeds Python's, NumPy's and torch's generators; their state is put back afterwards.
 
     Returns:

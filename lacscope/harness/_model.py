@@ -50,11 +50,11 @@ class LacscopeLM(HFLM):
 
     Args:
         pretrained: a ``TransformerBridge``, or what :func:`lacscope.load_model` takes.
-        rule, alpha, layers, unit: see :func:`resolve_rule`; without any, the model is left alone.
+        rule, alpha, layers, unit: the rule, as :func:`resolve_rule` takes it; without any, the model is left alone.
         effect: ``"observe"``, ``"readout"`` or ``"bypass"``.
-        tokenizer: see :func:`evaluate`.
+        tokenizer: the tokenizer, as :func:`evaluate` takes it.
         dtype, device, trust_remote_code: the options of loading.
-        options: more of lm-eval's ``hf`` model: ``batch_size``, ``max_length``, ``add_bos_token``, ...
+        options: more arguments of lm-eval's ``hf`` model: ``batch_size``, ``max_length``, ``add_bos_token``, ...
 
     Raises:
         ValueError: an unknown option, rule or effect.

@@ -48,15 +48,16 @@ def causal_ablation(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes. Without ``responses`` each prompt's own next tokens are predicted.
+        inputs: the prompts, as :func:`lacscope.trace` takes them. Without ``responses`` each prompt's own next tokens
+            are predicted.
         responses: given answers, one an input: then only their tokens are predicted, from the prompt's last on.
         phase: the tokens at which the block is bypassed: ``"all"`` that are read, the prompt's (``"prefill"``) or the
             response's (``"decode"``). Which predictions are scored does not depend on it. In decode the response's
             first token is predicted by the prompt's last, so its prediction never changes.
-        window: bypassed at positions ``start <= p < stop`` of each sample instead.
-        max_tokens: read no more than the first so many tokens of each prompt; not with ``responses``.
-        data: what the prompts are, for the figure.
-        progress: called with (prompts done, prompts).
+        window: the positions ``start <= p < stop`` of each sample at which layers are bypassed; default: all.
+        max_tokens: the number of tokens that are read of each prompt, from its first; not with ``responses``.
+        data: the name of the prompts, for the figure.
+        progress: a function that is called with (prompts done, prompts).
 
     Returns:
         Dataset over (sample, layer): ``loss`` (nats per token, ablated less full; negative where the model predicts

@@ -48,11 +48,11 @@ def ablation_accuracy(
         phase: the tokens at which the block is bypassed: ``"all"``, the prompt's (``"prefill"``) or the choice's
             (``"decode"``). A choice's first token is predicted by the prompt's last: in decode its probability never
             changes, so choices of one token do not either.
-        window: bypassed at positions ``start <= p < stop`` of prompt and choice instead.
+        window: the positions ``start <= p < stop`` of prompt and choice at which layers are bypassed; default: all.
         batch_size: rows (prompt and one choice) of a forward pass. With a phase or a window the rows are read one by
             one, and each layer's rerun starts after it.
-        data: what the questions are, for the figure.
-        progress: called with (layers done, layers); with a phase or a window (rows done, rows).
+        data: the name of the questions, for the figure.
+        progress: a function that is called with (layers done, layers); with a phase or a window (rows done, rows).
 
     Returns:
         Dataset over (sample, layer): ``correct`` (bool), ``target_logp`` (nats; the right choice's log-probability,

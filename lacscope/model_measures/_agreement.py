@@ -141,22 +141,22 @@ def layer_scores(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes; at least two tokens each.
+        inputs: the prompts, as :func:`lacscope.trace` takes them; at least two tokens each.
         alphas: the alphas of the usage.
         leave_out: measures not wanted. ``SLEB order`` costs about L^2 / 6 passes a prompt, ``identity distance``
             reads a prompt token by token.
-        max_tokens: read no more than the first so many tokens of each prompt.
+        max_tokens: the number of tokens that are read of each prompt, from its first.
         n_probes: Gaussian probes of the identity distance.
         seed: the seed of these probes.
-        scores: more of them by name, over (sample, layer) or (layer,), larger = more important: whoever gives them
+        scores: more scores by name, over (sample, layer) or (layer,), larger = more important: whoever gives them
             sees to their sense. Prompts have the ``sample`` coordinates 0, 1, ... in order; give others to samples
             that are other prompts or questions. For instance ``greedy["importance"].assign_attrs(greedy.attrs)`` of
             :func:`~lacscope.model_measures.greedy_by_task`; minus ``correct`` as float of
             :func:`~lacscope.model_measures.ablation_accuracy`; ``error`` of
             :func:`~lacscope.model_measures.update_geometry`, fitted on the first half of the prompts and measured on
             the rest, with ``assign_coords(sample=...)``.
-        data: what the prompts are.
-        progress: called with (measures done, measures).
+        data: the name of the prompts.
+        progress: a function that is called with (measures done, measures).
 
     Returns:
         For each measure a DataArray over (sample, layer), or over (layer,) for ``ZD`` and ``SLEB order``. Its

@@ -44,13 +44,13 @@ def angular_distance(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes.
+        inputs: the prompts, as :func:`lacscope.trace` takes them.
         last_state: ``"raw"``: h_L as it leaves the last block; ``"normed"``: after the model's final norm, as code that
             reads transformers' ``hidden_states`` has it. Only what touches h_L changes.
-        max_tokens: read no more than the first so many tokens of each prompt; the last of those is measured.
-        data: what the prompts are, for the figure.
+        max_tokens: the number of tokens that are read of each prompt, from its first; the last of those is measured.
+        data: the name of the prompts, for the figure.
         preset: :data:`GROMOV_ANGULAR` or :data:`CURSE_ANGULAR`: whose settings the figure names departures from.
-        progress: called with (prompts read, prompts).
+        progress: a function that is called with (prompts read, prompts).
 
     Returns:
         Dataset over layer l = 0..L-1 and n = 1..L, distances in [0, 1] (1: opposite), NaN where l + n > L:

@@ -37,13 +37,13 @@ def block_influence(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes. Nothing is padded, so every token is a real one.
-        exclude_sinks: leave sinks out of the means. The paper keeps them.
+        inputs: the prompts, as :func:`lacscope.trace` takes them. Nothing is padded, so every token is a real one.
+        exclude_sinks: True to leave sinks out of the means. The paper keeps them.
         last_state: ``"raw"``: h_L as it leaves the last block; ``"normed"``: after the model's final norm, as code that
             reads transformers' ``hidden_states`` has it. Only what touches h_L changes.
-        max_tokens: read no more than the first so many tokens of each prompt.
-        data: what the prompts are, for the figure.
-        progress: called with (prompts read, prompts).
+        max_tokens: the number of tokens that are read of each prompt, from its first.
+        data: the name of the prompts, for the figure.
+        progress: a function that is called with (prompts read, prompts).
 
     Returns:
         Dataset with ``block_influence`` (sample, layer), in [0, 2], larger = more important, and ``n_tokens``

@@ -75,7 +75,7 @@ def score_choices(
         model: a ``TransformerBridge`` or ``HookedTransformer``, with whatever hooks or plan it stands under.
         questions: questions with at least one choice each; a single choice is the right answer itself.
         batch_size: rows (prompt and one choice) of a forward pass.
-        progress: called with (rows done, rows).
+        progress: a function that is called with (rows done, rows).
 
     Returns:
         A row per question, in the order given: ``sample``, ``group``, ``target``, ``picked`` (-1 where there is one

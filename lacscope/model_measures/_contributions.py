@@ -54,14 +54,14 @@ def relative_contributions(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes.
-        sublayers: also the attention's and the MLP's; False needs block-level hook points alone.
-        exclude_sinks: leave sinks out of the means. The paper keeps them.
-        max_tokens: read no more than the first so many tokens of each prompt.
-        data: what the prompts are, for the figure.
-        prompt_format: how they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`; part of the
-            settings that are compared with the paper's.
-        progress: called with (prompts read, prompts).
+        inputs: the prompts, as :func:`lacscope.trace` takes them.
+        sublayers: True for the attention's and the MLP's as well; False needs block-level hook points alone.
+        exclude_sinks: True to leave sinks out of the means. The paper keeps them.
+        max_tokens: the number of tokens that are read of each prompt, from its first.
+        data: the name of the prompts, for the figure.
+        prompt_format: the form in which they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`;
+            part of the settings that are compared with the paper's.
+        progress: a function that is called with (prompts read, prompts).
 
     Returns:
         Dataset over (sample, layer), token means of ratios of norms: ``attn_contribution`` ||a|| / ||h||,

@@ -45,14 +45,15 @@ def current_skip_influence(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes.
-        unit: what is skipped: ``"block"``, or its ``"attn"`` (the MLP then reads what is left) or ``"mlp"`` alone.
-        keep_first: so many first positions are never skipped; position 0 is an attention sink.
-        max_tokens: read no more than the first so many tokens of each prompt.
-        data: what the prompts are, for figures.
-        prompt_format: how they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`; part of the
-            settings that are compared with the paper's.
-        progress: called with (done, total), in layers skipped.
+        inputs: the prompts, as :func:`lacscope.trace` takes them.
+        unit: the part that is skipped: ``"block"``, or its ``"attn"`` (the MLP then reads what is left) or ``"mlp"``
+            alone.
+        keep_first: the number of first positions that are never skipped; position 0 is an attention sink.
+        max_tokens: the number of tokens that are read of each prompt, from its first.
+        data: the name of the prompts, for figures.
+        prompt_format: the form in which they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`;
+            part of the settings that are compared with the paper's.
+        progress: a function that is called with (done, total), in layers skipped.
 
     Returns:
         ``influence`` (sample, skipped, layer), share of the norm of the layer's update, NaN where layer < skipped;

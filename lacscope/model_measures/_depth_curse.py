@@ -41,14 +41,14 @@ def depth_variance(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes.
-        exclude_sinks: leave sinks out: their entries would be most of the variance. Whether the paper does was not
-            read.
+        inputs: the prompts, as :func:`lacscope.trace` takes them.
+        exclude_sinks: True to leave sinks out: their entries would be most of the variance. Whether the paper does was
+            not read.
         last_state: ``"raw"``: h_L as it leaves the last block; ``"normed"``: after the model's final norm, as code that
             reads transformers' ``hidden_states`` has it. Only what touches h_L changes.
-        max_tokens: read no more than the first so many tokens of each prompt.
-        data: what the prompts are, for the figure.
-        progress: called with (prompts read, prompts).
+        max_tokens: the number of tokens that are read of each prompt, from its first.
+        data: the name of the prompts, for the figure.
+        progress: a function that is called with (prompts read, prompts).
 
     Returns:
         Dataset with ``variance`` (sample, state), over all entries (token, feature) of h_0..h_L, in squared stream
@@ -130,13 +130,13 @@ def identity_distance(
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``. bfloat16 rounds Jv to 8 bits: distances
             below about 0.002 mean nothing there.
-        inputs: what :func:`lacscope.trace` takes.
+        inputs: the prompts, as :func:`lacscope.trace` takes them.
         n_probes: Gaussian vectors v, drawn anew for every token that counts, the same for all layers.
-        exclude_sinks: leave sinks out of the means; whether the paper does was not read.
-        max_tokens: read no more than the first so many tokens of each prompt.
+        exclude_sinks: True to leave sinks out of the means; whether the paper does was not read.
+        max_tokens: the number of tokens that are read of each prompt, from its first.
         seed: the seed of the probes.
-        data: what the prompts are, for the figure.
-        progress: called with (prompts read, prompts).
+        data: the name of the prompts, for the figure.
+        progress: a function that is called with (prompts read, prompts).
 
     Returns:
         Dataset with ``identity_distance`` (sample, layer), the mean over tokens, larger = more important, and

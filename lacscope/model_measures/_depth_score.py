@@ -33,7 +33,7 @@ def depth_score(e: xr.DataArray, dim: str = "skipped") -> xr.DataArray:
     """``sum_l l * e_l / sum_l e_l`` over the layers along ``dim``, in layers; NaN where all e_l are 0.
 
     Args:
-        e: what skipping layer l changes, one value a layer, 0 or more; other dimensions stay.
+        e: the change that skipping layer l makes, one value a layer, 0 or more; other dimensions stay.
         dim: the dimension of layers, whose coordinate is l.
 
     Source: Csordás, Manning and Potts 2025 (arXiv 2505.13898), multi-hop questions.
@@ -77,7 +77,7 @@ def depth_scores(
         groups: the groups by name, each what :func:`~lacscope.model_measures.future_skip_influence` or its siblings
             return, all with the same model and settings.
         over_samples: e_l is the ``"mean"`` over the group's samples, or the ``"max"``; the authors' code draws both.
-        n_resamples, confidence, seed: how often samples are drawn, the level of the intervals, and the seed of the
+        n_resamples, confidence, seed: the number of resamplings, the level of the intervals, and the seed of the
             bootstrap.
         preset: :data:`CSORDAS_DEPTH_SCORE` or :data:`CSORDAS_DEPTH_SCORE_MATH`: whose settings the figure names
             departures from.

@@ -48,12 +48,12 @@ def residual_erasure(
         inputs: the prompts, as :func:`lacscope.trace` takes them.
         responses: each prompt's answer: str or token ids.
         mean_over: prompts that the mean residuals are taken from (the paper's: 10 of GSM8K).
-        exclude_sinks: leave sinks out of the mean residuals. The authors keep them, position 0 too, so that a few
-            huge tokens make up much of the mean.
+        exclude_sinks: True to leave sinks out of the mean residuals. The authors keep them, position 0 too, so that a
+            few huge tokens make up much of the mean.
         batch_size: erased tokens run at once; changes no number beyond rounding.
-        data: what the prompts are, for the figure.
-        mean_data: what the prompts of the mean are, likewise.
-        progress: called with (states done, states in all), over all prompts.
+        data: the name of the prompts, for the figure.
+        mean_data: the name of the mean's prompts, likewise.
+        progress: a function that is called with (states done, states in all), over all prompts.
 
     Returns:
         Dataset with ``effect`` (sample, state, token): max over the answer's tokens of ||p - p~||_2, between 0 and

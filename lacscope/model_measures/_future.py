@@ -59,19 +59,20 @@ def future_skip_influence(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes.
-        n_cuts: how many t to draw for each prompt, out of ``range(8, n_tokens - 4, 8)``; all where there are fewer.
+        inputs: the prompts, as :func:`lacscope.trace` takes them.
+        n_cuts: the number of t that are drawn for each prompt, out of ``range(8, n_tokens - 4, 8)``; all where there
+            are fewer.
         cuts: the t of each prompt instead, such as the position of its answer's first token.
-        unit: what is skipped: ``"block"``, or its ``"attn"`` or ``"mlp"`` alone.
-        keep_first: so many first positions are never skipped; position 0 is an attention sink.
+        unit: the part that is skipped: ``"block"``, or its ``"attn"`` or ``"mlp"`` alone.
+        keep_first: the number of first positions that are never skipped; position 0 is an attention sink.
         seed: the seed of the draw; a prompt's cuts depend on it and on the prompt's place alone.
         first: place of the first prompt, where the prompts are a later part of some: they get the cuts that they
             would have had among all.
-        max_tokens: read no more than the first so many tokens of each prompt.
-        data: what the prompts are, for figures.
-        prompt_format: how they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`; part of the
-            settings that are compared with the paper's.
-        progress: called with (done, total), in layers skipped.
+        max_tokens: the number of tokens that are read of each prompt, from its first.
+        data: the name of the prompts, for figures.
+        prompt_format: the form in which they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`;
+            part of the settings that are compared with the paper's.
+        progress: a function that is called with (done, total), in layers skipped.
 
     Returns:
         ``influence`` (sample, skipped, layer), share of the norm of the layer's update, NaN where layer < skipped;

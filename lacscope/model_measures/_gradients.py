@@ -56,8 +56,8 @@ def integrated_gradients(
         points: ``"left"``: at k / steps, k = 0 .. steps - 1, as in the authors' code; ``"midpoint"``: at
             (k + 1/2) / steps, which comes closer with as many steps.
         batch_size: points run at once; changes no number beyond rounding.
-        data: what the prompts are, for the figure.
-        progress: called with (states done, states in all), over all prompts.
+        data: the name of the prompts, for the figure.
+        progress: a function that is called with (states done, states in all), over all prompts.
 
     Returns:
         Dataset with ``attribution`` (sample, state, token), in probability, NaN after a sample's end; and ``change``

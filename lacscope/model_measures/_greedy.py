@@ -48,12 +48,12 @@ def greedy_by_task(
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer`` with a tokenizer.
         questions: each task with its questions.
-        remove: how many layers to remove.
+        remove: the number of layers to remove.
         protect: layers that are never removed; the authors keep the first.
         max_new_tokens: length of an answer at most.
         batch_size: questions of a forward pass.
-        data: what the questions are; default: the tasks' names.
-        progress: called with (removals tried, removals to try), each over all questions.
+        data: the name of the questions; default: the tasks' names.
+        progress: a function that is called with (removals tried, removals to try), each over all questions.
 
     Returns:
         What :func:`remove_greedily` does, with the attributes of the model. ``n_samples`` is that of the task with
@@ -100,9 +100,9 @@ def remove_greedily(
         score: accuracy in [0, 1] of each task, given the layers that are removed, in rising order; ``()`` is the
             full model.
         n_layers: the number of layers of the model.
-        remove: how many layers to remove.
+        remove: the number of layers to remove.
         protect: layers that are never removed.
-        progress: called with (removals tried, removals to try).
+        progress: a function that is called with (removals tried, removals to try).
 
     Returns:
         Dataset over ``step`` = 0 (the full model) .. remove: ``removed`` (the layer that goes at this step; -1 at 0),

@@ -40,13 +40,13 @@ def lim(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes.
-        exclude_sinks: leave sinks out of both. The paper keeps them.
+        inputs: the prompts, as :func:`lacscope.trace` takes them.
+        exclude_sinks: True to leave sinks out of both. The paper keeps them.
         last_state: ``"raw"``: h_L as it leaves the last block; ``"normed"``: after the model's final norm, as code that
             reads transformers' ``hidden_states`` has it. Only what touches h_L changes.
-        max_tokens: read no more than the first so many tokens of each prompt.
-        data: what the prompts are, for the figure.
-        progress: called with (prompts read, prompts).
+        max_tokens: the number of tokens that are read of each prompt, from its first.
+        data: the name of the prompts, for the figure.
+        progress: a function that is called with (prompts read, prompts).
 
     Returns:
         Dataset over (sample, layer), in [-1, 1], larger = more important: ``lim``, and ``lim_token_mean``

@@ -73,12 +73,12 @@ def linear_maps(
         states: the states of A that are mapped from; None: all. Each has the same map whether or not the others are
             asked for.
         states_at_once: states of A fitted in one reading.
-        within_a: makes the context about each pass of A: a plan or hooks.
-        within_b: likewise for B, so that a model can be compared with itself altered:
+        within_a: a function that makes the context about each pass of A: a plan or hooks.
+        within_b: the same for B, so that a model can be compared with itself altered:
             ``within_b=lambda: model.hooks(fwd_hooks=...)``.
         names: the names of A and B on the figure; default: the models' own.
-        data: what the prompts are, for the figure.
-        progress: called with (prompts read, prompts to read), over all readings.
+        data: the name of the prompts, for the figure.
+        progress: a function that is called with (prompts read, prompts to read), over all readings.
 
     Returns:
         Dataset over (sample, state_a, state_b), the samples being the held-out prompts: ``error``, mean over tokens

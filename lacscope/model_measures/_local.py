@@ -71,18 +71,18 @@ def local_skip_influence(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes.
+        inputs: the prompts, as :func:`lacscope.trace` takes them.
         reach: ``"current"``: subtract, and measure, at every p >= keep_first; ``"future"``: subtract before a cut t
             and measure from t on.
         n_cuts, cuts, seed, first: the cuts of ``"future"``, as in
             :func:`~lacscope.model_measures.future_skip_influence`.
-        keep_first: so many first positions are never changed; position 0 is an attention sink.
-        batch_size: how many changed streams a layer runs at once; more is no better on a CPU.
-        max_tokens: read no more than the first so many tokens of each prompt.
-        data: what the prompts are, for figures.
-        prompt_format: how they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`; part of the
-            settings that are compared with the paper's.
-        progress: called with (done, total), in later layers run, the head among them.
+        keep_first: the number of first positions that are never changed; position 0 is an attention sink.
+        batch_size: the number of changed streams that a layer runs at once; more is no better on a CPU.
+        max_tokens: the number of tokens that are read of each prompt, from its first.
+        data: the name of the prompts, for figures.
+        prompt_format: the form in which they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`;
+            part of the settings that are compared with the paper's.
+        progress: a function that is called with (done, total), in later layers run, the head among them.
 
     Returns:
         As :func:`~lacscope.model_measures.current_skip_influence`, but NaN where layer = skipped too: a

@@ -53,14 +53,14 @@ def logit_lens(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes.
-        top_k: how many of the likeliest tokens are compared.
-        exclude_sinks: leave sinks out of the means. The paper keeps them.
-        max_tokens: read no more than the first so many tokens of each prompt.
-        data: what the prompts are, for the figure.
-        prompt_format: how they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`; part of the
-            settings that are compared with the paper's.
-        progress: called with (prompts done, prompts in all).
+        inputs: the prompts, as :func:`lacscope.trace` takes them.
+        top_k: the number of likeliest tokens that are compared.
+        exclude_sinks: True to leave sinks out of the means. The paper keeps them.
+        max_tokens: the number of tokens that are read of each prompt, from its first.
+        data: the name of the prompts, for the figure.
+        prompt_format: the form in which they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`;
+            part of the settings that are compared with the paper's.
+        progress: a function that is called with (prompts done, prompts in all).
 
     Returns:
         Dataset over (sample, state), token means: ``kl``, KL(p_l || p_out) in nats, and ``overlap``, the share of

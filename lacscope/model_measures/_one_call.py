@@ -64,12 +64,12 @@ def effective_depth(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer`` with hook points of attention and MLP.
-        inputs: what :func:`lacscope.trace` takes.
+        inputs: the prompts, as :func:`lacscope.trace` takes them.
         share: the share of its first value under which the KL has to fall.
         threshold: the overlap of the five likeliest tokens that has to be passed.
-        max_tokens: read no more than the first so many tokens of each prompt.
-        data: what the prompts are, for the figure.
-        prompt_format: how they are put to the model, in words.
+        max_tokens: the number of tokens that are read of each prompt, from its first.
+        data: the name of the prompts, for the figure.
+        prompt_format: the form in which they are put to the model, in words.
 
     Returns:
         What :func:`effective_depths` returns: ``layer`` and ``depth`` over ``criterion``.
@@ -108,8 +108,8 @@ def depth_score_by_group(
         model: a ``TransformerBridge`` or ``HookedTransformer``.
         groups: the pairs of prompt and answer of each group, by its name.
         seed: the seed of the intervals.
-        prompt_format: how the prompts are put to the model, in words.
-        progress: called with (layers skipped, layers to skip) of a group, one group after the other.
+        prompt_format: the form in which the prompts are put to the model, in words.
+        progress: a function that is called with (layers skipped, layers to skip) of a group, one group after the other.
 
     Returns:
         What :func:`depth_scores` returns: ``score`` with its interval over (group, measure).
@@ -170,7 +170,7 @@ def layers_as_painters(
         seeds: the seeds of the kind ``"random"``.
         chance: the expected score of a blind guess, for tasks that lacscope does not know.
         batch_size: rows of a forward pass.
-        progress: called with (variants done, variants).
+        progress: a function that is called with (variants done, variants).
 
     Returns:
         What :func:`painters_curves` returns.
@@ -228,12 +228,12 @@ def token_group_usage(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes.
+        inputs: the prompts, as :func:`lacscope.trace` takes them.
         by: the kind of groups: the ``"class"`` of the token, its ``"position"``, or its ``"surprisal"``.
         alpha: the alpha of the voids.
         responses: given answers, one an input, read after the prompts.
         seed: the seed of the intervals over samples.
-        data: what the prompts are, for the figure.
+        data: the name of the prompts, for the figure.
 
     Returns:
         What :func:`lacscope.usage_by_group` returns.
@@ -273,7 +273,7 @@ def tell_tale_norms(
         questions: the questions whose choices are ranked, each with several.
         calibration: other questions, on which the thresholds are set.
         seed: the seed of the intervals over questions.
-        data: what the questions are, for the figure.
+        data: the name of the questions, for the figure.
 
     Returns:
         What :func:`lacscope.share_right` returns.
@@ -336,8 +336,8 @@ def skipping_tradeoff(
         seeds: the seeds of the random plans.
         decode_steps: the tokens decoded in each timing.
         rounds: the pairs of timings.
-        data: what the questions are, for the figure.
-        progress: called with (plans done, plans).
+        data: the name of the questions, for the figure.
+        progress: a function that is called with (plans done, plans).
 
     Returns:
         What :func:`lacscope.plan_tradeoff` returns.

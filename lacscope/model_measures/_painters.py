@@ -117,7 +117,7 @@ def score_variants(
             ``"correct"`` (default) or ``"token_accuracy"`` (share of the gold answer's tokens that are the likeliest,
             teacher-forced).
         batch_size: rows of a forward pass.
-        progress: called with (variants done, variants).
+        progress: a function that is called with (variants done, variants).
 
     Yields:
         Columns ``task, kind, start, seed, times, sample, score``, and ``target_logp`` (nats) with ``target_tokens``.

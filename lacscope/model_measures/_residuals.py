@@ -60,10 +60,10 @@ def read_residuals(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes.
-        sublayers: also ``attn_out`` and ``mlp_out`` of every layer.
-        logits: also the logits after every token.
-        max_tokens: read no more than the first so many tokens of each prompt.
+        inputs: the prompts, as :func:`lacscope.trace` takes them.
+        sublayers: True to read ``attn_out`` and ``mlp_out`` of every layer too.
+        logits: True to read the logits after every token too.
+        max_tokens: the number of tokens that are read of each prompt, from its first.
 
     Raises:
         InputError: inputs that cannot be read, or do not fit the context.
@@ -135,7 +135,8 @@ def rerun(
         stream: variants of h_start, run as one batch.
         leaving: the streams are as block ``start - 1`` left them (``Residuals.left``): hooks of the user's at
             ``hook_resid_pre`` of ``start`` still act on them. Else they enter as they are.
-        visit: called as ``visit(l, h_l)`` for l = start+1 .. L with h_l ``[variant, pos, d_model]``, in order.
+        visit: a function that is called as ``visit(l, h_l)`` for l = start+1 .. L with h_l ``[variant, pos, d_model]``,
+            in order.
         fwd_hooks: ``(name, fn)`` hooks at or after block ``start``, such as one that zeroes ``attn_out``.
         keep: logits of the last so many positions only.
 

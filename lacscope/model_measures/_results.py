@@ -44,7 +44,7 @@ def labelled(
 
     Args:
         variables: name -> (dims, values, long_name, units).
-        coords: what xarray takes.
+        coords: the coordinates, as xarray takes them.
         importance: the variable that ranks; it has a dim ``layer``.
         attrs: the rest of the attributes (:func:`lacscope.traces.result_attrs`).
 

@@ -54,13 +54,13 @@ def sleb(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: calibration texts, what :func:`lacscope.trace` takes.
-        remove: how many blocks to remove; None: all but those that are protected, and one at least stays.
+        inputs: calibration texts, the prompts, as :func:`lacscope.trace` takes them.
+        remove: the number of blocks to remove; None: all but those that are protected, and one at least stays.
         protect: layers that are never removed; the authors keep the first and the last.
-        max_tokens: read no more than the first so many tokens of each prompt.
+        max_tokens: the number of tokens that are read of each prompt, from its first.
         go_on_from: a result of the same model, prompts and ``protect`` with fewer removals, which are not made again.
-        data: what the prompts are, for the figure.
-        progress: called with (removals tried, removals to try), each over all prompts.
+        data: the name of the prompts, for the figure.
+        progress: a function that is called with (removals tried, removals to try), each over all prompts.
 
     Returns:
         Dataset over ``step`` = 0 (the full model) .. removals: ``removed`` (the layer that goes at this step; -1 at 0),

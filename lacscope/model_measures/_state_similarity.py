@@ -38,13 +38,13 @@ def state_similarity(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: what :func:`lacscope.trace` takes.
-        exclude_sinks: leave sinks out. The paper keeps them; their norm then nearly decides the cosine.
+        inputs: the prompts, as :func:`lacscope.trace` takes them.
+        exclude_sinks: True to leave sinks out. The paper keeps them; their norm then nearly decides the cosine.
         last_state: ``"raw"``: h_L as it leaves the last block; ``"normed"``: after the model's final norm, as code that
             reads transformers' ``hidden_states`` has it. Only what touches h_L changes.
-        max_tokens: read no more than the first so many tokens of each prompt.
-        data: what the prompts are, for the figure.
-        progress: called with (prompts read, prompts).
+        max_tokens: the number of tokens that are read of each prompt, from its first.
+        data: the name of the prompts, for the figure.
+        progress: a function that is called with (prompts read, prompts).
 
     Returns:
         Dataset with ``similarity`` (sample, state, other_state), in [-1, 1], symmetric, and ``mean_similarity``

@@ -42,9 +42,9 @@ def skipping_plans(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        calibration: prompts that usage and Block Influence are measured on, what :func:`lacscope.trace` takes. Not the
-            questions that are to be answered.
-        skips: how many layers each plan skips, at least 1.
+        calibration: prompts that usage and Block Influence are measured on, the prompts, as :func:`lacscope.trace`
+            takes them. Not the questions that are to be answered.
+        skips: the numbers of layers that plans skip, each at least 1.
         alpha: the alpha of the voids.
         seeds: a random plan for each.
 
@@ -101,8 +101,8 @@ def plan_tradeoff(
         rounds: pairs of timings, full model and plan in turn and the other way round in every second pair, so that a
             slow moment and the order meet both. One pair before them warms up and does not count.
         batch_size: rows of a forward pass, of the answers.
-        data: what the questions are, for the figure.
-        progress: called with (plans done, plans).
+        data: the name of the questions, for the figure.
+        progress: a function that is called with (plans done, plans).
 
     Returns:
         Over (plan, sample): ``correct``, and ``logp_change`` of the right choice against the full model's, nats. Over

@@ -66,18 +66,18 @@ def update_geometry(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: held-out prompts, what :func:`lacscope.trace` takes.
+        inputs: held-out prompts, the prompts, as :func:`lacscope.trace` takes them.
         calibration: the prompts that T is fitted on, of the same kinds. With ``low_rank`` give many more tokens than
             ``rank``, best more than d_model.
         family: ``"diagonal"``, or ``"low_rank"``: ridge with B of rank ``rank`` at most (8 or 64 in the paper).
         rank: the rank of B; of no account for ``"diagonal"``.
         penalty: the ridge penalty, as a share of the mean power of an entry of h_l over the calibration tokens.
-        directions: how many principal directions of h B span the subspace of ``projection_*``; with ``low_rank`` no
-            more than ``rank``, as h B has none beyond. ``settings`` holds the number used.
-        exclude_sinks: leave sinks out of the fit, the means and the exchange of h_{l+1}.
-        max_tokens: read no more than the first so many tokens of each prompt, held-out or not.
-        data: what the prompts are, for the figure.
-        progress: called with (layers done, layers), over all held-out prompts.
+        directions: the number of principal directions of h B that span the subspace of ``projection_*``; with
+            ``low_rank`` no more than ``rank``, as h B has none beyond. ``settings`` holds the number used.
+        exclude_sinks: True to leave sinks out of the fit, the means and the exchange of h_{l+1}.
+        max_tokens: the number of tokens that are read of each prompt, from its first, held-out or not.
+        data: the name of the prompts, for the figure.
+        progress: a function that is called with (layers done, layers), over all held-out prompts.
 
     Returns:
         Dataset over (sample, layer): ``r2`` of h_{l+1} and ``r2_update`` of the update, 1 - squared error over squared

@@ -21,7 +21,7 @@ class GgufFile:
 
     Args:
         fields: every key and its value.
-        kinds: how each tensor is stored, as ggml names it (``"Q4_1"``).
+        kinds: the storage of each tensor, as ggml names it (``"Q4_1"``).
         values: the small tensors that stand for settings, by name.
     """
 

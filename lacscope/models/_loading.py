@@ -59,15 +59,15 @@ def load_model(
             transformers model of yours keeps its own.
         hooks: ``"full"`` for every TransformerLens hook point; ``"residual"`` for the block-level ones
             alone, at the speed of the plain model.
-        attn_implementation: how transformers computes attention (``"eager"``, ``"sdpa"``, ``"flash_attention_2"``).
+        attn_implementation: transformers' way to compute attention (``"eager"``, ``"sdpa"``, ``"flash_attention_2"``).
             With ``hooks="full"`` it is ``"eager"`` alone, for attention patterns exist nowhere else.
         quantization_config: transformers' own (``BitsAndBytesConfig``, ``TorchAoConfig``, ``QuantoConfig``), to
             quantise the weights while they are read. What the weights are quantised to stands in every trace's
             attribute ``quantization``.
-        device_map: how accelerate spreads a model that is larger than one device, ``"auto"`` or a mapping of
+        device_map: accelerate's way to spread a model that is larger than one device, ``"auto"`` or a mapping of
             module names to devices; instead of ``device``. Tested on emulated devices, and with layers on disk.
-        trust_remote_code: run code that comes with the model. Off.
-        allow_pickle: read pickled weights, which can run code. Off: safetensors only.
+        trust_remote_code: True to run code that comes with the model. Off.
+        allow_pickle: True to read pickled weights, which can run code. Off: safetensors only.
 
     Raises:
         ModelLoadError: the model is not there, cannot be read, or cannot be read exactly (a GGUF file's settings).

@@ -28,9 +28,9 @@ def freeze(
     Args:
         trace: a trace of the model as it is, ``observe`` or ``readout``.
         alpha: scale of the threshold at which usage is counted.
-        phase: whose tokens count; all samples are pooled.
-        skip: how many layers to skip, the least used first; of equals the deeper.
-        min_usage: instead, skip every layer with a usage below this share (0 to 1).
+        phase: the phase whose tokens count; all samples are pooled.
+        skip: the number of layers to skip, the least used first; of equals the deeper.
+        min_usage: the usage (0 to 1) below which every layer is skipped, instead of ``skip``.
         protect: layers never skipped; negative ones count from the last.
 
     Raises:

@@ -33,8 +33,8 @@ def plan(model: Any, plan: Plan, *, decode: Plan | None = None) -> Temporary["Ru
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``. A block that is called by hand runs as it is.
-        plan: what to run; of as many layers as the model has.
-        decode: what to run from a sequence's second (cached) pass on; it may only skip more. A pass without a cache
+        plan: the plan to run; of as many layers as the model has.
+        decode: the plan to run from a sequence's second (cached) pass on; it may only skip more. A pass without a cache
             is always a first one.
 
     Yields:

@@ -13,7 +13,7 @@ def plot(result: Any, **options: Any) -> Any:
     """Draw a result with the plot that its measure's record names; a trace as its void map.
 
     Args:
-        result: what a measure or an analysis returned, or a trace.
+        result: the result of a measure or an analysis, or a trace.
         options: keyword arguments of that plot, such as ``ax=`` or ``axes=``.
 
     Returns:

@@ -40,7 +40,7 @@ def plot_norm_signals(
         signals: the result of :func:`lacscope.trace_analyses.norm_signals`: of the candidates of one question.
         ranking: the result of :func:`lacscope.trace_analyses.rank_candidates` of these signals; its layers are shaded.
         ax: Axes to draw on; default: a new figure.
-        signal: which one to draw.
+        signal: the signal to draw.
 
     Returns:
         The Axes.

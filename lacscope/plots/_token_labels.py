@@ -26,7 +26,7 @@ def label_tokens(ax: Axes, rows: xr.Dataset, shown: Int[np.ndarray, " token"], *
         rows: the tokens: ``token_text``, ``token_id`` and ``special``, each over (token). A token without a text
             shows its id, or its position where both are withheld.
         shown: their positions.
-        what: what a token is in the map, for the axis.
+        what: the word for a token in the map, for the axis.
     """
     stride, points = _label_room(ax, len(shown))
     specials = rows["special"].values

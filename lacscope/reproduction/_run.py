@@ -51,9 +51,10 @@ def reproduce(
 
     Args:
         questions: the questions of :func:`load_questions`.
-        processes: what shares the work; default: this process alone.
-        step: shows progress: called with a part's name, it is entered for as long as the part runs, and what it
-            yields is called with each :class:`~lacscope.reproduction.sweep._runner.Advance`. Default: shows none.
+        processes: the processes that share the work; default: this process alone.
+        step: a function that shows progress: called with a part's name, it gives a context that is entered for as long
+            as the part runs, and what it yields is called with each
+            :class:`~lacscope.reproduction.sweep._runner.Advance`. Default: shows none.
 
     Raises:
         IncompleteError: shards of an array's other jobs are still missing.

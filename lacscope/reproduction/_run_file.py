@@ -35,10 +35,10 @@ class Recipe:
     Args:
         models: names, hub ids, folders or ``.gguf`` files.
         tasks: the benchmarks' names.
-        dtype, device, device_map: what :func:`lacscope.load_model` is given.
+        dtype, device, device_map: the arguments of :func:`lacscope.load_model`.
         out: the folder of shards and report.
         data, shots_data: a file of its own for each task that has one.
-        settings: what is asked of each model and benchmark.
+        settings: the settings for each model and benchmark.
     """
 
     models: tuple[str, ...] = ()

@@ -32,22 +32,22 @@ class ReproductionSettings:
     """What a reproduction runs, whatever the model and the benchmark.
 
     Args:
-        alphas: swept under ``observe`` and each of ``effects``, by log-probability.
+        alphas: the alphas swept under ``observe`` and each of ``effects``, by log-probability.
         effects: some of ``"readout"`` and ``"bypass"``.
         style: the style of the prompts, ``"paper"`` or ``"plain"``; a task without it (LAMBADA, ARC) uses its first.
         shots: solved examples before each question.
-        limit: how many questions, a seeded sample (stratified by subject); None for all.
+        limit: the number of questions, a seeded sample (stratified by subject); None for all.
         seed: the seed of that sample, of shuffled options and of generation.
         generate_alphas: the alphas at which answers are also generated; empty for no generation at all.
-        generate_limit: how many of the questions are; None for all.
+        generate_limit: the number of questions that are; None for all.
         max_new_tokens: the most tokens of an answer.
         temperature, top_p: the sampling of generation; 0 is greedy.
         control_alphas: the alphas, for each effect, at which the controls run; empty for no controls.
         control_limit: the number of questions that the controls run on; None for all.
         control_seeds: the seeds of the random controls.
-        batch_size, shard_size: how the work is cut; both part of a run's id.
-        keep_text: keep the generated texts, which may quote the benchmark's; a private task's are never kept.
-        keep_traces: also save the traces of all tokens.
+        batch_size, shard_size: the sizes in which the work is cut; both part of a run's id.
+        keep_text: True to keep the generated texts, which may quote the benchmark's; a private task's are never kept.
+        keep_traces: True to save the traces of all tokens too.
         chat_template_kwargs: options of the chat template, such as ``{"enable_thinking": False}``.
 
     Raises:

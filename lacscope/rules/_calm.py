@@ -43,7 +43,7 @@ class CALM:
         confidence: ``"softmax"``: probability of the most likely token less that of the second, by the final norm and
             head; ``"softmax_max"``: that of the most likely alone; ``"cosine"``: of the last block's input and output.
         min_layer: the first block that may be void, at least 1.
-        schedule: whose threshold: ``"paper"``, or ``"code"`` for what was published as code.
+        schedule: the version of the threshold: ``"paper"``, or ``"code"`` for what was published as code.
         scope: the tokens and layers where tokens may leave; published: in decode.
 
     Raises:

@@ -28,7 +28,7 @@ class CosineThreshold:
 
     Args:
         threshold: -1 to 1, compared strictly: at 1 nothing is void.
-        unit: what the streams stand about, and what is void.
+        unit: the part of each block that the streams stand about, and that is void.
         scope: the tokens and layers where there may be voids.
 
     Raises:

@@ -32,7 +32,7 @@ class GivenVoids:
 
     Args:
         masks: bool array [layer, token], True at voids, for each sample id; copied.
-        unit: which part of each block is void.
+        unit: the part of each block that is void.
         scope: the tokens and layers where they hold.
 
     Raises:

@@ -31,9 +31,9 @@ class PromptDecided:
     routers.
 
     Args:
-        skip: how many layers decode skips: the least used of those that ``scope`` does not protect; of equals the
-            deeper first.
-        min_usage: skip instead every layer that the prompt used less than this share; give one of the two.
+        skip: the number of layers that decode skips: the least used of those that ``scope`` does not protect; of equals
+            the deeper first.
+        min_usage: the share below which every layer that the prompt used less is skipped instead; give one of the two.
         inner: the rule that measures; it sees the prompt alone.
         scope: the tokens and layers where there may be voids, always in decode; protected layers are never chosen.
 

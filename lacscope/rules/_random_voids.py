@@ -32,7 +32,7 @@ class RandomLayers:
         seed: the seed of the draw, >= 0. What a token is drawn depends on nothing else but its sample's id and its
             position.
         grain: ``"token"``: drawn for each token; ``"sequence"``: once for each sample; ``"static"``: once.
-        unit: which part of each block is void; ``"sublayers"`` draws ``count`` layers for either.
+        unit: the part of each block that is void; ``"sublayers"`` draws ``count`` layers for either.
         scope: the tokens and layers where there may be voids.
 
     Raises:
@@ -99,7 +99,7 @@ class RandomTokens:
         rates: share of void tokens of each layer, 0 to 1; one number for all layers alike.
         seed: the seed of the draw, >= 0. What a token is drawn depends on nothing else but its sample's id and its
             position.
-        unit: which part of each block is void.
+        unit: the part of each block that is void.
         scope: the tokens and layers where there may be voids. So that the budget is met all the same, the rates of
             protected layers are spread evenly over the other layers.
 

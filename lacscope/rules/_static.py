@@ -40,7 +40,7 @@ class FixedLayers(StaticRule):
     Args:
         layers: block indices; negative ones count from the last layer. Checked against the model's depth
             when the rule is first used.
-        unit: which part of each block is void.
+        unit: the part of each block that is void.
         scope: the tokens and layers where there may be voids.
 
     >>> FixedLayers([3, 1, 3]).layers
@@ -67,8 +67,8 @@ class ContiguousBlock(StaticRule):
 
     Args:
         start: the first of them; a negative one counts from the last layer.
-        n: how many, at least 1.
-        unit: which part of each block is void.
+        n: the number of layers, at least 1.
+        unit: the part of each block that is void.
         scope: the tokens and layers where there may be voids.
 
     Raises:
@@ -115,7 +115,7 @@ class UnifiedSkipping(StaticRule):
     arXiv 2404.06954.
 
     Args:
-        speedup: how many times fewer layers decode runs, at least 1.
+        speedup: the factor by which decode runs fewer layers, at least 1.
         scope: the tokens and layers where there may be voids; published: decode alone.
 
     Raises:
@@ -156,9 +156,9 @@ class TopImportance(StaticRule):
 
     Args:
         scores: one number per layer, larger = more important, such as a DataArray over ``layer``.
-        skip: how many layers are void. They are chosen among those that ``scope`` does not protect; of equals the
-            deeper is void first.
-        unit: which part of each block is void.
+        skip: the number of layers that are void. They are chosen among those that ``scope`` does not protect; of equals
+            the deeper is void first.
+        unit: the part of each block that is void.
         scope: the tokens and layers where there may be voids.
 
     Raises:

@@ -101,7 +101,7 @@ class SWIFT:
         Args:
             model: a ``TransformerBridge`` or ``HookedTransformer`` with hook points at attention and MLP.
             data: token ids of each context, or texts.
-            trials: sets tried at most; one pass of all contexts for each.
+            trials: the number of sets tried at most; one pass of all contexts for each.
             patience: end once more than so many sets in a row were no better.
             bayes_every: every so many-th set is the process's.
             target: end with a score above it.

@@ -78,7 +78,7 @@ def parse_letter(text: str, n_options: int, options: Sequence[str] = ()) -> int 
 
     Args:
         text: the generated answer.
-        n_options: how many options there were, 1 to 5; other letters name nothing.
+        n_options: the number of options that there were, 1 to 5; other letters name nothing.
         options: their texts.
 
     >>> parse_letter("The answer is (C).", 4), parse_letter("A, not B", 4), parse_letter("A or B", 4)

@@ -32,10 +32,10 @@ def read_rows(task: Task, data: Path | None, shots: bool = False) -> list[dict[s
     """The task's rows with lacscope's field names, and each one's number as ``sample``.
 
     Args:
-        task: whose rows.
+        task: the task whose rows they are.
         data: a file (.jsonl, .jsonl.gz, .csv, .csv.gz or .parquet) with the hub's field names or lacscope's own;
             None reads the packaged rows, else the hub by ``datasets``.
-        shots: read the few-shot examples: ``data`` is then the file that holds them, and None their split.
+        shots: True to read the few-shot examples: ``data`` is then the file that holds them, and None their split.
 
     Raises:
         DataError: the file is missing, empty or of another kind; a row of it lacks a field or its text, repeats

@@ -66,7 +66,7 @@ def agreement(
         seed: the seed of the resamples and of the permutations.
         confidence: the level of the interval.
         model: its name, for the figure.
-        data: what the samples are, for the figure.
+        data: the name of the samples, for the figure.
 
     Returns:
         Dataset over (subset, metric, other): ``rho`` in [-1, 1], ``low``, ``high``, ``p`` and ``p_holm`` (NaN on the

@@ -54,12 +54,12 @@ def usage_by_group(
         sinks: ``"apart"``: position 0 and the other sinks leave their groups for two of their own, ``"position 0"``
             and ``"other sinks"``; ``"include"``: they stay; ``"exclude"``: they are in no group. A few sinks set the
             mean norms of a group that they stay in.
-        phase: which tokens count.
-        values: more values a token, over (sample, token) or (sample, layer, token), such as
+        phase: the phase whose tokens count.
+        values: further values of each token, over (sample, token) or (sample, layer, token), such as
             ``token_shift(full, changed)``; NaN where a token has none.
         n_bootstrap: resamples of the samples.
         level: the level of the intervals, in (0, 1).
-        data: what the prompts are, for figures.
+        data: the name of the prompts, for figures.
 
     Returns:
         Dataset over ``group``, those with tokens alone, in the grouping's order. Means over the group's tokens, each

@@ -35,7 +35,7 @@ def share_right(
     Args:
         signals: the result of :func:`~lacscope.trace_analyses.norm_signals`, one sample a candidate.
         right: whether each sample is the right answer to its question.
-        questions: which question each sample answers.
+        questions: the question that each sample answers.
         seed: the seed of the bootstrap over questions, >= 0.
         layers: the layers summed over, as in :func:`~lacscope.trace_analyses.rank_candidates`.
         n_bootstrap: resamples.

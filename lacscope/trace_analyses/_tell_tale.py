@@ -91,7 +91,7 @@ def norm_signals(
         late_share: the last part of a response that ``late_excess`` runs over; of n decode tokens, those from
             ``int((1 - late_share) * n)`` on, as in the authors' code.
         sinks: whether sink tokens count; as for the thresholds.
-        data: what the prompts are, for the figure.
+        data: the name of the prompts, for the figure.
 
     Returns:
         Dataset over (sample, layer), in units of the stream unless said: ``norm_sum`` (A), ``excess`` (B: sum of
@@ -180,7 +180,7 @@ def rank_candidates(
         signals: the result of :func:`norm_signals`, one sample a candidate.
         signal: ``"norm_sum"`` (A), ``"excess"`` (B), ``"count_above"`` (C) or ``"late_excess"`` (D).
         layers: the layers summed over; ``"late"`` as :func:`late_layers`.
-        questions: which question each sample answers; candidates are ranked within their question. Default: all
+        questions: the question that each sample answers; candidates are ranked within their question. Default: all
             answer the same.
 
     Returns:

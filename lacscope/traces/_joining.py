@@ -31,8 +31,8 @@ def join_traces(traces: Sequence[xr.Dataset]) -> xr.Dataset:
     """Traces of other samples of one model as one, padded to the longest.
 
     Args:
-        traces: made alike: of one model, with the same rule, effect and variables. Variables of your own are joined
-            too, over (sample, ...); past a sample's end they are NaN.
+        traces: traces made alike: of one model, with the same rule, effect and variables. Variables of your own are
+            joined too, over (sample, ...); past a sample's end they are NaN.
 
     Raises:
         TraceError: no traces, one that is none, or traces that differ in model, rule, effect, layers or variables, or

@@ -26,7 +26,7 @@ class Ranking:
 
     Args:
         variable: the variable of the result, over (sample, layer) or (layer).
-        important: which values are the important layers': the ``"larger"`` or the ``"smaller"``.
+        important: the side on which the important layers' values lie: the ``"larger"`` or the ``"smaller"``.
         options: keyword arguments of the measure under which it ranks, where they are not its defaults.
         layer: the variable's dimension of the layers that are ranked.
     """
@@ -47,18 +47,19 @@ class Measure:
     Args:
         function: a public function that returns a labelled result; its name is the measure's.
         label: the measure's name in figures and tables.
-        says: what it measures, in a line.
+        says: a line that says what it measures.
         plot: the plot of its result: a function, or the name of one of ``lacscope.plots``; ``""`` where there is none.
-        needs: what it reads: the ``"weights"`` alone; ``"prompts"``; ``"answers"`` after them; ``"questions"`` of a
-            benchmark, or those with several ``"choices"``; a ``"trace"``; the ``"results"`` of others.
-        parts: how ``lacscope analyze`` cuts its work: ``"each"`` prompt's result is its own, and they are joined;
-            ``"all"`` prompts at once; ``""`` where it is not run by that alone.
+        needs: the kind of thing that it reads: the ``"weights"`` alone; ``"prompts"``; ``"answers"`` after them;
+            ``"questions"`` of a benchmark, or those with several ``"choices"``; a ``"trace"``; the ``"results"`` of
+            others.
+        parts: the way in which ``lacscope analyze`` cuts its work: ``"each"`` prompt's result is its own, and they are
+            joined; ``"all"`` prompts at once; ``""`` where it is not run by that alone.
         rankings: a name for each way in which it ranks the layers, as :func:`lacscope.layer_scores` has them.
         papers: the settings of the papers that it is from.
         group: the heading under which ``lacscope analyze --list`` has it.
         command: the name on the command line and of its files; default: the function's, with hyphens.
         style: the style in which benchmarks' questions are read, of those that have it; ``""`` for the usual one.
-        fixed: what else a stored result's identity rests on.
+        fixed: further things that a stored result's identity rests on.
 
     Raises:
         ValueError: a field of the wrong kind.

@@ -87,14 +87,14 @@ def result_attrs(
 
     Args:
         measure: the name of the public function that measured.
-        model: what names the model (``lacscope.models._facts.model_attrs(adapter)``), and the versions where they are
+        model: the names of the model (``lacscope.models._facts.model_attrs(adapter)``), and the versions where they are
             not those that are installed now.
         preset: the paper's settings that ``settings`` are compared with; None for a quantity of nobody's.
         settings: the keyword arguments in force.
-        positions: which tokens, in words: ``"all but position 0"``.
-        aggregation: what was aggregated over, in words: ``"mean over tokens, then samples"``.
+        positions: the tokens, in words: ``"all but position 0"``.
+        aggregation: the aggregation, in words: ``"mean over tokens, then samples"``.
         n_samples: prompts read.
-        data: what the prompts are (``"GSM8K test"``); "" where the caller did not say, which departs from a preset
+        data: the name of the prompts (``"GSM8K test"``); "" where the caller did not say, which departs from a preset
             that names its data.
 
     >>> attrs = result_attrs("depth", {"model": "m"}, preset=None, settings={"k": 2}, positions="all",

@@ -151,7 +151,7 @@ def build(
 
     Args:
         samples: rows of each sample; all with the same measures.
-        attrs: what made the trace. Values that netCDF cannot hold (None, bool, dict, list) become JSON.
+        attrs: the record of what made the trace. Values that netCDF cannot hold (None, bool, dict, list) become JSON.
         sample_ids: coordinate ``sample``; 0, 1, ... by default.
         token_text: text of each token id; empty where missing.
         special_ids: ids of the tokenizer's special tokens.

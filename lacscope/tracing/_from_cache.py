@@ -27,7 +27,7 @@ def trace_from_cache(
     Args:
         cache: an ``ActivationCache`` (or dict) with ``blocks.{l}.hook_resid_pre`` and ``..._post`` for every
             layer, batch dimension kept.
-        tokens: what the pass read.
+        tokens: the tokens that the pass read.
         attention_mask: True on real tokens; all are real by default.
 
     Returns:

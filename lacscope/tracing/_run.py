@@ -58,12 +58,12 @@ def trace(
         model: a ``TransformerBridge`` or ``HookedTransformer``, from :func:`lacscope.load_model` or your own.
         inputs: str, list of str, one chat, list of chats, token ids, or an integer tensor [batch, pos]; also as
             numpy arrays or pandas columns.
-        rule: decides the voids; a list of rules gives the result a leading dimension ``rule``. One pass observes
-            them all. Under ``readout`` one prefill serves them all, and decode reads a token once for all rules
-            that got there by the same tokens; one run a rule is needed where a rule writes to its ``run_state``,
+        rule: the rule that decides the voids; a list of rules gives the result a leading dimension ``rule``. One pass
+            observes them all. Under ``readout`` one prefill serves them all, and decode reads a token once for all
+            rules that got there by the same tokens; one run a rule is needed where a rule writes to its ``run_state``,
             with hooks of your own, or for ``threshold``. Under ``bypass`` each rule has a run.
         effect: ``"observe"``, ``"readout"`` or ``"bypass"``.
-        max_new_tokens: how many tokens to generate at most. N give at most N-1 decode rows: the last is
+        max_new_tokens: the number of tokens to generate at most. N give at most N-1 decode rows: the last is
             produced and never read. Generation ends, row by row, at the end-of-sequence tokens of the
             generation config and of the tokenizer; the rest of the generation config is ignored.
         responses: given answers (text or token ids), read in the same pass as their prompts and labelled
@@ -79,11 +79,11 @@ def trace(
         measures: any of ``attn_out_norm``, ``mlp_out_norm``, ``cos_pre_post``, ``threshold`` (per layer and
             token), ``surprisal``, ``entropy`` (per token, in nats), ``rank`` (per token: how many tokens had a
             higher logit than the one read, 0 = the greedy choice; like surprisal NaN at a sample's first token).
-        tokenwise: which tokens the per-token measures are taken of: ``"all"`` that are read, or ``"response"``,
+        tokenwise: the tokens that the per-token measures are taken of: ``"all"`` that are read, or ``"response"``,
             those after the prompt alone (NaN on the prompt), which unembeds few positions and so costs less.
         logits: ``"none"``, ``"last"`` (at the last prompt token) or ``"all"`` (at every token read).
         sample_ids: coordinate ``sample`` (default 0, 1, ...), also what seeds each sample.
-        progress: called with (samples done, samples) after each batch.
+        progress: a function that is called with (samples done, samples) after each batch.
 
     Returns:
         The trace, an ``xarray.Dataset`` with dimensions (sample, layer, token). Norms are float32, in units

@@ -259,9 +259,9 @@ def halting_hooks(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        rule: what decides the voids; None only with ``"observe"``.
+        rule: the rule that decides the voids; None only with ``"observe"``.
         effect: ``"observe"`` (needs a recorder), ``"readout"`` or ``"bypass"``.
-        recorder: filled with one run per pass.
+        recorder: a recorder that is filled with one run per pass.
 
     Raises:
         ValueError: a rule that needs phase, position, padding or sample; ``"observe"`` without a recorder.
@@ -335,7 +335,7 @@ def halting(
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``; as it was before once the context ends,
             also after an exception.
-        rule: what decides the voids; None only with ``"observe"``.
+        rule: the rule that decides the voids; None only with ``"observe"``.
         effect: ``"observe"``, ``"readout"`` or ``"bypass"``.
         prompt_lengths: tokens of each row's prompt, where the first pass reads less (a chunked prompt) or
             more (prompt and answer at once) than it. Default: what the run's first pass reads.

@@ -18,10 +18,10 @@ class Execution:
     """Where a model is in its plan.
 
     Args:
-        n_places: how often a block's residual hooks fire in one pass.
+        n_places: the number of times that a block's residual hooks fire in one pass.
         parallel: several blocks read one stream somewhere in the plan.
         text: the plan as JSON, for the attributes of what is recorded.
-        place: which firing is under way, from 0; -1 between passes.
+        place: the firing that is under way, from 0; -1 between passes.
         idle: the block of this firing does not run.
     """
 

@@ -82,9 +82,9 @@ class PrivateName:
 
     Args:
         library: the package that it belongs to.
-        owner: what has it; raises ImportError or AttributeError where that itself is gone.
+        owner: a function that gives what has it; raises ImportError or AttributeError where that itself is gone.
         name: the name, looked for among the owner's attributes and in the code of its class.
-        purpose: what lacscope reads it for.
+        purpose: the purpose that lacscope reads it for.
         since: the first major version that has it; an earlier one has no need of it.
     """
 

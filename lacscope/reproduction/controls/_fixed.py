@@ -15,7 +15,7 @@ def lowest_usage(usage: xr.DataArray, n_layers_void: int) -> tuple[int, ...]:
 
     Args:
         usage: a usage over ``layer`` alone, such as ``layer_usage(trace, by="all")``.
-        n_layers_void: how many, 0 .. L.
+        n_layers_void: the number of layers, 0 .. L.
 
     Raises:
         ValueError: other dimensions, usage that is NaN, or a number of layers that the model does not have.

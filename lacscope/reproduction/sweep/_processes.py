@@ -19,9 +19,9 @@ class Processes:
 
     Args:
         share: its shards.
-        wait: returns once every process has called it; where the processes do not know of one another (a SLURM
-            array) it returns at once.
-        device: what the launcher gave this process, or None.
+        wait: a function that returns once every process has called it; where the processes do not know of one another
+            (a SLURM array) it returns at once.
+        device: the device that the launcher gave this process, or None.
         writes_report: True in one process of those launched together, and never in one of an array.
         speaks: whether this process shows its progress: one of those launched together, each of an array.
     """

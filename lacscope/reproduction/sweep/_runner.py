@@ -106,10 +106,10 @@ def run_shards(
     Args:
         store: the store where the shards go; its specification must be of these very questions.
         share: default: all shards.
-        keep_traces: also save every trace under ``traces/``; a whole shard without its traces is done again. A
+        keep_traces: True to save every trace under ``traces/``; a whole shard without its traces is done again. A
             private task's are saved without token ids and text, with a sha256 of the prompt instead, and so are all
             where the specification keeps no text.
-        progress: called as each condition of each shard is done.
+        progress: a function that is called as each condition of each shard is done.
     """
     spec = store.spec
     if digest(read) != spec.inputs:

@@ -61,8 +61,8 @@ def score_shard(
     ``bypass`` one costs a pass of its own.
 
     Args:
-        keep_trace: called with a name and each trace before it is reduced.
-        tick: called with each condition and its rows.
+        keep_trace: a function that is called with a name and each trace before it is reduced.
+        tick: a function that is called with each condition and its rows.
     """
     shard = Shard(model, task, read, spec, keep_trace)
     score = _ChoiceScoring(shard) if spec.scoring == "choice" else _GeneratedScoring(shard)

@@ -86,20 +86,21 @@ class SweepSpec:
     Args:
         model: label of the model.
         weights: sha256 of the parameters (:func:`lacscope.models.weights_digest`).
-        dtype, device: what the model computes in and on.
+        dtype, device: the number format and the device that the model computes in and on.
         task, style: name of the benchmark and of the prompt's style.
         shots: solved examples before each question.
-        data_seed: chose the samples, and shuffled options where a task shuffles them.
+        data_seed: the seed that chose the samples, and shuffled options where a task shuffles them.
         inputs: sha256 of every prompt and choice as token ids, with the right answers.
         samples: the data set's row numbers, in the order of the questions.
         scoring: ``"choice"`` (log-probability) or ``"generated"``.
-        conditions: what is measured for each sample.
+        conditions: the list of what is measured for each sample.
         batch_size: rows of a forward pass.
         shard_size: questions of a shard, the unit that is written, and redone when cut.
         max_new_tokens, temperature, top_p, seed: the options of generation.
         phase_alphas: alphas whose usage is also counted by token class, position and surprisal.
         keep_text: whether generated texts are kept; of a private task they never are.
-        quantization: what the weights are quantised to (:func:`lacscope.models.quantization`); "" where they are not.
+        quantization: the format that the weights are quantised to (:func:`lacscope.models.quantization`); "" where they
+            are not.
         chat_template_kwargs: options of the chat template, as JSON; "" for none.
         versions: the versions of the packages that can change a number.
     """

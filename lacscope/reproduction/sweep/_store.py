@@ -31,9 +31,10 @@ class Store:
     """The shards of one sweep in one folder.
 
     Args:
-        folder: made if it is not there; holds ``spec.json`` and the shards.
-        spec: what is computed. A folder that holds another specification is refused; one whose ``spec.json`` is
-            damaged gets it anew, and its shards are kept, whose markers say by themselves what they are of.
+        folder: a folder, made if it is not there; it holds ``spec.json`` and the shards.
+        spec: the specification of the work. A folder that holds another specification is refused; one whose
+            ``spec.json`` is damaged gets it anew, and its shards are kept, whose markers say by themselves what they
+            are of.
 
     Raises:
         StoreError: the folder belongs to another specification.
