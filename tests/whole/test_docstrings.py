@@ -11,47 +11,11 @@ pytestmark = pytest.mark.once
 
 PACKAGE = Path(__file__).parents[2] / "lacscope"
 # Words that begin a clause or a phrase which needs the name before it: "how many to draw", "of the looped kind".
-UNFINISHED = frozenset(
-    [
-        "after",
-        "also",
-        "as",
-        "at",
-        "before",
-        "by",
-        "called",
-        "for",
-        "how",
-        "if",
-        "in",
-        "instead",
-        "keep",
-        "leave",
-        "likewise",
-        "made",
-        "of",
-        "on",
-        "only",
-        "per",
-        "put",
-        "read",
-        "run",
-        "see",
-        "sets",
-        "so",
-        "swept",
-        "told",
-        "under",
-        "what",
-        "when",
-        "where",
-        "which",
-        "whom",
-        "whose",
-        "with",
-        "without",
-    ]
-)
+UNFINISHED = {
+    "after", "also", "as", "at", "before", "by", "called", "for", "how", "if", "in", "instead", "keep", "leave",
+    "likewise", "made", "of", "on", "only", "per", "put", "read", "run", "see", "sets", "so", "swept", "told",
+    "under", "what", "when", "where", "which", "whom", "whose", "with", "without",
+}  # fmt: skip
 
 
 def entries(docstring: str) -> Iterator[tuple[str, str]]:
