@@ -10,7 +10,7 @@ import xarray as xr
 from lacscope.model_measures._skip_influence import SOURCE
 from lacscope.trace_analyses._statistics import bootstrap_ratio
 from lacscope.traces._measure import Measure
-from lacscope.traces._provenance import Preset, result_attrs
+from lacscope.traces._provenance import MODEL_ATTRS, Preset, result_attrs
 
 OverSamples = Literal["mean", "max"]
 MEASURES = ("later layers", "output")
@@ -194,8 +194,7 @@ def _attrs(
     seed: int,
 ) -> dict[str, str | int]:
     named = {name: found.attrs["data"] for name, found in groups.items() if found.attrs["data"]}
-    of_the_model = ("model", "model_class", "dtype", "device", "weight_processing", "quantization", "versions", "cost")
-    kept = (*of_the_model, "influence_on", "unit")
+    kept = (*MODEL_ATTRS, "influence_on", "unit")
     measured = json.loads(first.attrs["settings"])
     bootstrap = {"n_resamples": n_resamples, "confidence": confidence, "seed": seed}
     return result_attrs(

@@ -24,7 +24,7 @@ from lacscope.model_measures._pooling import POOLED
 from lacscope.model_measures._prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.tasks._gsm8k import CSORDAS
 from lacscope.traces._measure import Measure
-from lacscope.traces._provenance import Preset, result_attrs
+from lacscope.traces._provenance import MODEL_ATTRS, Preset, result_attrs
 
 CRITERIA = ("cosine", "kl", "overlap")
 HU_EFFECTIVE_DEPTH = Preset(
@@ -44,7 +44,6 @@ HU_EFFECTIVE_DEPTH = Preset(
 )
 _OURS = {"last_layer": "counts", "if_none_meets": "NaN"}
 _LONG_NAMES = {"layer": "effective depth", "depth": "effective depth, share of the layers"}
-_OF_THE_MODEL = ("model", "model_class", "dtype", "device", "weight_processing", "quantization", "versions", "cost")
 _NO_ATTRS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -152,7 +151,7 @@ def effective_depths(
         ds[name].attrs = {"long_name": _LONG_NAMES[name], "units": units}
     ds.attrs = result_attrs(
         "effective_depths",
-        {"model": "model not named", **{key: attrs[key] for key in _OF_THE_MODEL if key in attrs}},
+        {"model": "model not named", **{key: attrs[key] for key in MODEL_ATTRS if key in attrs}},
         preset=HU_EFFECTIVE_DEPTH,
         settings={
             "share": share,

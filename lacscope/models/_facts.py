@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lacscope.models.adapters import Adapter, adapt
+from lacscope.models.adapters._seen_weights import SeenWeights
 from lacscope.models.adapters._weights import (
     layer_of,
     multiplied,
@@ -21,6 +23,9 @@ from lacscope.models.adapters._weights import (
     quantised_as,
     weight_buffers,
 )
+
+_HASHED_AT_ONCE = 2 * 10**9  # bytes: a second or two
+_NOT_HASHED = "not hashed: larger than 2 GB; call lacscope.models.weights_digest(model) before"
 
 
 def weight_processing(model: Any) -> str:
@@ -100,22 +105,47 @@ def quantization(model: Any) -> str:
     return ", ".join(f"{kind} x {n}" for kind, n in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
+class _OfWeights:
+    """What is read off a model's weights, once while they stay as they are."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.seen = SeenWeights(_root(adapter))
+        self.attrs: dict[str, Any] = {"weight_processing": weight_processing(adapter)}
+        if quantised := quantization(adapter):
+            self.attrs["quantization"] = quantised
+        cost = model_cost(adapter)
+        if cost is not None:
+            self.attrs["cost"] = json.dumps(asdict(cost))
+
+
+_OF_WEIGHTS: "weakref.WeakKeyDictionary[Any, _OfWeights]" = weakref.WeakKeyDictionary()
+
+
+def _of_weights(adapter: Adapter) -> _OfWeights:
+    known = _OF_WEIGHTS.get(adapter.model)
+    if known is None or not known.seen.unchanged():
+        known = _OF_WEIGHTS[adapter.model] = _OfWeights(adapter)
+    return known
+
+
 def model_attrs(model: Any) -> Mapping[str, Any]:
-    """Attributes of a trace that describe the model; ``quantization`` is there where the weights are quantised."""
+    """Attributes of a trace that describe the model; ``quantization`` is there where the weights are quantised.
+
+    ``weights`` is their sha256 (:func:`weights_digest`). Where they are larger than 2 GB and nobody has asked for it
+    yet, it says how to.
+    """
     adapter = adapt(model)
-    cost = model_cost(adapter)
-    attrs: dict[str, Any] = {
+    known = _of_weights(adapter)
+    if "weights" not in known.attrs:
+        n_bytes = sum(tensor.nbytes for _, _, tensor in own_tensors(_root(adapter)))
+        known.attrs["weights"] = weights_digest(model) if n_bytes <= _HASHED_AT_ONCE else _NOT_HASHED
+    return {
         "model": adapter.name,
         "model_class": type(adapter.model).__name__,
         "dtype": str(adapter.dtype).removeprefix("torch."),
         "device": adapter.device.type,
-        "weight_processing": weight_processing(adapter),
+        **known.attrs,
     }
-    if quantised := quantization(adapter):
-        attrs["quantization"] = quantised
-    if cost is not None:
-        attrs["cost"] = json.dumps(asdict(cost))
-    return attrs
 
 
 def weights_digest(model: Any) -> str:
@@ -123,8 +153,15 @@ def weights_digest(model: Any) -> str:
 
     Over the bytes of every parameter, in order and with its shape; of quantised ones with their scales. Then, where
     there are any, the buffers that are saved with the weights and a scaling of the rotary positions. Takes about a
-    second per gigabyte. Names are left out: they differ between TransformerLens's classes.
+    second per gigabyte. Names are left out: they differ between TransformerLens's classes. Results that are made
+    after it, of the same weights, carry it.
     """
+    found = _sha256(model)
+    _of_weights(adapt(model)).attrs["weights"] = found
+    return found
+
+
+def _sha256(model: Any) -> str:
     digest = hashlib.sha256()
     root = _root(model)
     bytes_of: Any = digest.update

@@ -4,12 +4,17 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Any, Literal
 
 from lacscope.guards._arguments import text
 
+# What says which model it was, in every result that is made of one.
+MODEL_ATTRS = (
+    "model", "model_class", "weights", "quantization", "dtype", "device", "weight_processing", "cost", "versions",
+)  # fmt: skip
 # Told after each piece of work how many pieces are done, and of how many.
 Progress = Callable[[int, int], None]
 
@@ -72,6 +77,11 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
+def now() -> str:
+    """The time in UTC, to the second, as results carry it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def result_attrs(
     measure: str,
     model: Mapping[str, Any],
@@ -107,6 +117,7 @@ def result_attrs(
     return {
         "versions": json.dumps(installed_versions(), sort_keys=True),
         **model,
+        "time": now(),
         "measure": measure,
         "preset": preset.name if preset else "",
         "source": preset.source if preset else "",

@@ -2,7 +2,6 @@
 
 import json
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from lacscope.traces._masks import VoidMask
+from lacscope.traces._provenance import now
 from lacscope.traces._schema import validate
 from lacscope.traces._sealed import read_result, write_sealed
 from lacscope.traces._spread import spread_of_old
@@ -50,7 +50,7 @@ def save(result: xr.Dataset | xr.DataArray | pd.DataFrame, path: str | os.PathLi
     """
     kept = _as_dataset(result)
     _check_attributes(kept)
-    kept.attrs[_SAVED] = datetime.now(UTC).isoformat(timespec="seconds")
+    kept.attrs[_SAVED] = now()
     try:
         return write_sealed(kept, path)
     except (TypeError, NotImplementedError) as error:

@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 
 from lacscope.traces._normalised import TOKEN_LABELS, normalised, with_plain_attributes
-from lacscope.traces._provenance import installed_versions
+from lacscope.traces._provenance import installed_versions, now
 from lacscope.traces._sealed import DamagedFileError, read_result, write_sealed
 
 # 2: ``void`` is float32 and NaN on padding; 1: it was bool and False there. Files of 1 are still read.
@@ -31,6 +31,7 @@ SUBLAYER_DELTAS = ("attn_delta_norm", "mlp_delta_norm")
 TOKEN_COORDS = tuple(TOKEN_LABELS)
 PROVENANCE_ATTRS = (
     "model",
+    "weights",
     "quantization",
     "dtype",
     "device",
@@ -113,8 +114,8 @@ def find_sinks(resid_post_norm: Float[np.ndarray, "layer token"]) -> Bool[np.nda
 
 
 def model_named(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a result made of a trace says of the model: its name, and what its weights are quantised to, if they are."""
-    return {key: attrs[key] for key in ("model", "quantization") if key in attrs}
+    """What a result made of a trace says of the model: its name, its weights, and what they are quantised to."""
+    return {key: attrs[key] for key in ("model", "weights", "quantization") if key in attrs}
 
 
 def made_from(
@@ -130,12 +131,12 @@ def made_from(
 
     Returns:
         ``measure``, ``settings`` (JSON), ``model``, ``quantization`` where the weights are quantised, ``versions``
-        (JSON), ``rule`` (JSON), ``effect``, and ``alpha`` where there is one.
+        (JSON), ``time``, ``rule`` (JSON), ``effect``, and ``alpha`` where there is one.
     """
     told = {**trace.attrs, **(mask or {})}
     kept = {key: told[key] for key in ("rule", "effect", "alpha") if key in told}
     made = {"measure": measure, "settings": json.dumps(settings, sort_keys=True)}
-    return {**made, **model_named(trace.attrs), "versions": trace.attrs["versions"], **kept}
+    return {**made, **model_named(trace.attrs), "versions": trace.attrs["versions"], "time": now(), **kept}
 
 
 def build(
@@ -213,6 +214,7 @@ def build(
     trace.attrs = {
         "lacscope_schema": SCHEMA_VERSION,
         "versions": json.dumps(installed_versions(), sort_keys=True),
+        "time": now(),
         "n_layers": int(trace.sizes["layer"]),
         **{key: _attribute(value) for key, value in attrs.items()},
     }
