@@ -48,6 +48,7 @@ from .models._checks import UnsupportedModelError as UnsupportedModelError
 from .models._leftovers import restore as restore
 from .models._loading import ModelLoadError as ModelLoadError
 from .models._loading import load_model as load_model
+from .models._model import Model as Model
 from .models.adapters import PartialPassError as PartialPassError
 from .plans import Plan as Plan
 from .plans import PlanError as PlanError

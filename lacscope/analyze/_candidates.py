@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from lacscope.analyze._analysis import Part, each
 from lacscope.analyze._prompts import CALIBRATION, Prompts
+from lacscope.models._model import Model
 from lacscope.trace_analyses._norm_choices import share_right
 from lacscope.trace_analyses._tell_tale import norm_signals, norm_thresholds
 from lacscope.traces._joining import join_traces
@@ -20,7 +20,7 @@ TELL_TALE = MappingProxyType({"calibrated_on": f"1 of {CALIBRATION}", "seed": SE
 _MOST_CHOICES = 1000
 
 
-def candidates(model: Any, prompts: Prompts) -> list[Part]:
+def candidates(model: Model, prompts: Prompts) -> list[Part]:
     """Traces of every choice of a few questions each, as candidate answers.
 
     Each with ``right``, its ``question``, and whether the thresholds are ``calibrated`` on it.
@@ -30,7 +30,7 @@ def candidates(model: Any, prompts: Prompts) -> list[Part]:
     return each(partial(_candidates, calibrated=True))(model, calibration) + each(others)(model, asked)
 
 
-def _candidates(model: Any, prompts: Prompts, start: int, *, calibrated: bool, earlier: int = 0) -> xr.Dataset:
+def _candidates(model: Model, prompts: Prompts, start: int, *, calibrated: bool, earlier: int = 0) -> xr.Dataset:
     first = earlier + start
     rows = [(place, one) for place, question in enumerate(prompts.questions) for one in range(len(question.choices))]
     inputs = [list(prompts.inputs[place]) for place, _ in rows]

@@ -26,6 +26,7 @@ from lacscope.analyze._prompts import Prompts, too_alike
 from lacscope.analyze._skipping import PAINTERS, TRADEOFF, all_plans, curves, painters, tradeoffs
 from lacscope.analyze._tokens import TOKENS, draw_groups, draw_phases, phases, traces, usage_of_groups
 from lacscope.guards._arguments import did_you_mean
+from lacscope.models._model import Model
 from lacscope.plots._plot import drawing
 from lacscope.traces._measure import MEASURES, Measure
 
@@ -39,7 +40,7 @@ def _last(parts: Sequence[xr.Dataset]) -> xr.Dataset:
 
 
 def _all_prompts(measure: Measure) -> Callable[[Any, Prompts], list[Part]]:
-    def run(model: Any, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
+    def run(model: Model, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
         read = () if measure.needs == "weights" else (prompts.whole,)
         said = measure.takes(max_tokens=prompts.max_tokens, data=prompts.name, progress=so_far.progress)
         found: xr.Dataset = measure.function(model, *read, **said)

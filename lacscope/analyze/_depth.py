@@ -1,7 +1,6 @@
 """Analyses of depth that are more than one call by prompt: maps of one question, scores of groups of questions."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import xarray as xr
 
@@ -11,9 +10,10 @@ from lacscope.analyze._joining import join_samples
 from lacscope.analyze._prompts import Prompts
 from lacscope.model_measures._cuts import SHORTEST
 from lacscope.model_measures._one_call import depth_curves
+from lacscope.models._model import Model
 
 
-def erasure(model: Any, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
+def erasure(model: Model, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
     """Residual erasure of the shortest question."""
     place = _shortest(prompts)
     # As the authors: the means are of ten questions with their answers.
@@ -28,7 +28,7 @@ def erasure(model: Any, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
     )
 
 
-def gradients(model: Any, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
+def gradients(model: Model, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
     """Integrated gradients of the shortest question."""
     return depth.integrated_gradients(
         model,
@@ -48,12 +48,12 @@ def _alone(prompts: Prompts, place: int) -> tuple[list[list[int]], list[list[int
     return [list(prompts.inputs[place])], [list(prompts.responses[place])]
 
 
-def futures(model: Any, prompts: Prompts) -> list[Part]:
+def futures(model: Model, prompts: Prompts) -> list[Part]:
     """Skip influence on later tokens, a part for every few prompts."""
     return each(_future)(model, prompts)
 
 
-def _future(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
+def _future(model: Model, prompts: Prompts, first: int) -> xr.Dataset:
     return depth.future_skip_influence(
         model,
         prompts.whole,
@@ -64,7 +64,7 @@ def _future(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
     )
 
 
-def too_short_to_cut(model: Any, prompts: Prompts) -> str:
+def too_short_to_cut(model: Model, prompts: Prompts) -> str:
     """Which prompt has no room for a cut, in words; "" where all have."""
     for place, ids in enumerate(prompts.whole):
         if len(ids) < SHORTEST:
@@ -72,12 +72,12 @@ def too_short_to_cut(model: Any, prompts: Prompts) -> str:
     return ""
 
 
-def influences_on_answers(model: Any, prompts: Prompts) -> list[Part]:
+def influences_on_answers(model: Model, prompts: Prompts) -> list[Part]:
     """Future skip influence on the answers, a part for every few questions, each question once."""
     return each(_influence_on_answers)(model, prompts.distinct())
 
 
-def _influence_on_answers(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
+def _influence_on_answers(model: Model, prompts: Prompts, first: int) -> xr.Dataset:
     # As the authors: one cut, at the answer's first token.
     cuts = [[len(ids)] for ids in prompts.inputs]
     found = depth.future_skip_influence(
@@ -94,7 +94,7 @@ def scores_of_groups(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     return depth.depth_scores({name: joined.isel(sample=joined["group"].values == name) for name in names})
 
 
-def curves_of_depth(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
+def curves_of_depth(model: Model, prompts: Prompts, first: int) -> xr.Dataset:
     """The three curves that effective depth is read from, by prompt."""
     said = {"data": prompts.name, "prompt_format": prompts.prompt_format}
     return depth_curves(model, prompts.whole, max_tokens=prompts.max_tokens, **said)

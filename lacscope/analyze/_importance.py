@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import xarray as xr
 
@@ -12,6 +11,7 @@ from lacscope.analyze._prompts import Prompts
 from lacscope.model_measures._agreement import Read, scorers
 from lacscope.model_measures._sleb import SLEB, removable, sleb
 from lacscope.models._checks import UnsupportedModelError
+from lacscope.models._model import Model
 from lacscope.models.adapters import adapt
 from lacscope.trace_analyses._agreement import agreement
 from lacscope.traces._measure import MEASURES
@@ -21,7 +21,7 @@ PROTECTED = (0, -1)  # from SLEB, as by its authors
 EDGES = (0, 1, -1)  # layers that stand out in every model, without which the measures are compared too
 
 
-def geometry(model: Any, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
+def geometry(model: Model, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
     """Geometry of updates, fitted on one half of the prompts and measured on the other."""
     half = (len(prompts) + 1) // 2
     held_out = prompts.part(half, len(prompts))
@@ -35,7 +35,7 @@ def geometry(model: Any, prompts: Prompts, so_far: SoFar) -> xr.Dataset:
     )
 
 
-def removals(model: Any, prompts: Prompts) -> list[Part]:
+def removals(model: Model, prompts: Prompts) -> list[Part]:
     """SLEB, a part for each layer that goes: it goes on from the part before it."""
     n_layers = adapt(model).n_layers
     read = SLEB.settings["max_tokens"] if prompts.max_tokens is None else prompts.max_tokens
@@ -58,23 +58,23 @@ def removals(model: Any, prompts: Prompts) -> list[Part]:
     return [one(step) for step in range(1, len(removable(n_layers, PROTECTED, None)) + 1)]
 
 
-def identity(model: Any, prompts: Prompts) -> list[Part]:
+def identity(model: Model, prompts: Prompts) -> list[Part]:
     """Distance of the Jacobians from the identity, a part for every few prompts, each with draws of its own."""
     return each(_identity)(model, prompts)
 
 
-def _identity(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
+def _identity(model: Model, prompts: Prompts, first: int) -> xr.Dataset:
     return importance.identity_distance(
         model, prompts.whole, seed=first, max_tokens=prompts.max_tokens, data=prompts.name
     )
 
 
-def right_without_each(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
+def right_without_each(model: Model, prompts: Prompts, first: int) -> xr.Dataset:
     """Right answers when a block is bypassed."""
     return importance.ablation_accuracy(model, prompts.questions, data=prompts.name)
 
 
-def scores(model: Any, prompts: Prompts) -> list[Part]:
+def scores(model: Model, prompts: Prompts) -> list[Part]:
     """Every score of a layer's importance, one a part; what they read or share is read once for all of them.
 
     A measure that is stored of the same prompts is not made again; one that is stored in another way, with draws of

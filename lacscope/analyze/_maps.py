@@ -9,6 +9,7 @@ import xarray as xr
 from lacscope.analyze._analysis import Part, piece
 from lacscope.analyze._prompts import Prompts
 from lacscope.model_measures._linear_maps import CSORDAS_LINEAR_MAPS, linear_maps, n_tokens_to_fit
+from lacscope.models._model import Model
 from lacscope.models.adapters import adapt
 from lacscope.rules import FixedLayers
 from lacscope.tracing._session import halting
@@ -18,7 +19,7 @@ MIDDLE = 0.3  # of the layers
 BYPASSED = {"bypassed": f"the middle {MIDDLE:.0%} of the layers"}
 
 
-def too_few_tokens(model: Any, prompts: Prompts) -> str:
+def too_few_tokens(model: Model, prompts: Prompts) -> str:
     """What is missing to fit the maps on, in words; "" where nothing."""
     per_dimension = CSORDAS_LINEAR_MAPS.settings["tokens_per_dim"]
     width = int(adapt(model).model.cfg.d_model)
@@ -31,12 +32,12 @@ def too_few_tokens(model: Any, prompts: Prompts) -> str:
     )
 
 
-def own_maps(model: Any, prompts: Prompts) -> list[Part]:
+def own_maps(model: Model, prompts: Prompts) -> list[Part]:
     """Maps from every state of the model to every state of the same."""
     return _parts(model, prompts)
 
 
-def maps_to_bypassed(model: Any, prompts: Prompts) -> list[Part]:
+def maps_to_bypassed(model: Model, prompts: Prompts) -> list[Part]:
     """Maps from every state of the model to every state with its middle layers bypassed."""
     adapter = adapt(model)
     layers = middle(adapter.n_layers)
@@ -57,7 +58,7 @@ def middle(n_layers: int) -> list[int]:
     return list(range(start, start + n))
 
 
-def _parts(model: Any, prompts: Prompts, **options: Any) -> list[Part]:
+def _parts(model: Model, prompts: Prompts, **options: Any) -> list[Part]:
     n_states = adapt(model).n_layers + 1
     groups = [range(n_states)[start : start + STATES_AT_ONCE] for start in range(0, n_states, STATES_AT_ONCE)]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lacscope.analyze._passages import PromptsError as PromptsError
 from lacscope.analyze._passages import read_passages
+from lacscope.models._model import Model
 from lacscope.models.adapters import adapt
 from lacscope.tasks._base import Question, asked_with, prompt_format
 from lacscope.tasks._data import read_rows
@@ -95,7 +96,7 @@ class Prompts:
         return [one for one, task in zip(self.questions, self.tasks, strict=True) if task == name]
 
 
-def too_alike(model: Any, prompts: Prompts) -> str:
+def too_alike(model: Model, prompts: Prompts) -> str:
     """In words, that calibration leaves no question to be answered; "" where some are left."""
     if len(prompts.apart(CALIBRATION)[1]):
         return ""
@@ -103,7 +104,7 @@ def too_alike(model: Any, prompts: Prompts) -> str:
 
 
 def task_prompts(
-    model: Any,
+    model: Model,
     names: Sequence[str],
     *,
     data: Mapping[str, Path],
@@ -164,7 +165,9 @@ def _tokens(adapter: Any, one: Question) -> list[int]:
     return ids
 
 
-def text_prompts(model: Any, path: Path, *, limit: int | None, max_tokens: int | None = None, seed: int = 0) -> Prompts:
+def text_prompts(
+    model: Model, path: Path, *, limit: int | None, max_tokens: int | None = None, seed: int = 0
+) -> Prompts:
     """Passages of a text file (see :func:`~lacscope.analyze._passages.read_passages`), a seeded sample.
 
     They are cut to ``max_tokens``.

@@ -11,11 +11,12 @@ from lacscope.analyze._analysis import AT_ONCE, Analysis, SoFar
 from lacscope.analyze._catalogue import catalogue
 from lacscope.analyze._prompts import Prompts
 from lacscope.analyze._store import ResultStore, result_id
+from lacscope.models._model import Model
 from lacscope.traces._provenance import Progress, installed_versions
 
 
 def analyze(
-    model: Any,
+    model: Model,
     analysis: Analysis,
     prompts: Prompts,
     store: ResultStore,

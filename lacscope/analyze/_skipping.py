@@ -14,6 +14,7 @@ from lacscope.model_measures._one_call import chances_of
 from lacscope.model_measures._painters import KINDS, SUN_CURVES, score_variants, variants
 from lacscope.model_measures._tradeoff import plan_tradeoff, skipping_plans
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import adapt
 from lacscope.reproduction.scores._comparisons import PRIMARY_ALPHA
 from lacscope.trace_analyses._painters import painters_curves
@@ -29,7 +30,7 @@ TRADEOFF = MappingProxyType(
 )
 
 
-def painters(model: Any, prompts: Prompts) -> list[Part]:
+def painters(model: Model, prompts: Prompts) -> list[Part]:
     """Every variant of the order of layers, one a part."""
     n_layers = adapt(model).n_layers
     starts = sorted({round(s) for s in np.linspace(0, (n_layers - 2) // 2, STARTS)})
@@ -63,7 +64,7 @@ def curves(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     return found.assign_attrs({**parts[0].attrs, "not_testable": found.attrs["not_testable"]})
 
 
-def tradeoffs(model: Any, prompts: Prompts) -> list[Part]:
+def tradeoffs(model: Model, prompts: Prompts) -> list[Part]:
     """Answers against time saved, a part for each number of layers skipped.
 
     The plans are chosen on every fourth question of each benchmark, and answer the others.

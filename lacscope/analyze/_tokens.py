@@ -15,6 +15,7 @@ from lacscope.analyze._analysis import Part, each
 from lacscope.analyze._prompts import Prompts
 from lacscope.guards._shown import plain
 from lacscope.model_measures._choices import score_choices
+from lacscope.models._model import Model
 from lacscope.reproduction.scores._comparisons import PRIMARY_ALPHA
 from lacscope.rules import Effect, L2AdaptiveComputation, describe_rule
 from lacscope.trace_analyses._effects import token_shift
@@ -35,7 +36,7 @@ TOKENS = MappingProxyType({"alpha": PRIMARY_ALPHA, "effects": list(EFFECTS), "se
 _KL = tuple(f"kl_{effect}" for effect in EFFECTS)
 
 
-def traces(model: Any, prompts: Prompts) -> list[Part]:
+def traces(model: Model, prompts: Prompts) -> list[Part]:
     """Traces of a few prompts each, with the KL of the next token under each effect, and whether the answer is right.
 
     Answers are given, not generated: decode is the reading of the right answer.
@@ -43,7 +44,7 @@ def traces(model: Any, prompts: Prompts) -> list[Part]:
     return each(_traced)(model, prompts)
 
 
-def _traced(model: Any, prompts: Prompts, first: int) -> xr.Dataset:
+def _traced(model: Model, prompts: Prompts, first: int) -> xr.Dataset:
     inputs = [list(ids) for ids in prompts.inputs]
     given = None if prompts.responses is None else [list(ids) for ids in prompts.responses]
     numbers = range(first, first + len(prompts))

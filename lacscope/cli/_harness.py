@@ -41,6 +41,9 @@ def lm_eval_command(
     alpha: Annotated[
         float | None, typer.Option(help="Scale of the void threshold, >= 0. Without it (or --layers): no rule.")
     ] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="A rule that a package registered, instead of lac; --alpha goes to it.")
+    ] = None,
     layers: Annotated[
         str | None, typer.Option(help="Make these layers voids instead, for every token: '3;7;-1'.")
     ] = None,
@@ -91,8 +94,8 @@ def lm_eval_command(
     from lacscope.rules import check_effect
 
     # Everything that can be wrong with the words is found before the model is loaded.
-    rule = resolve_rule(alpha=alpha, layers=layers)
-    check_effect(rule, effect)
+    halting = resolve_rule(rule, alpha=alpha, layers=layers)
+    check_effect(halting, effect)
     find_tasks(names, include_path)
     loaded = load_model(model, device=device, dtype=dtype, hooks="residual")
     private = any(is_private(name) for name in names) or names_private_data(include_path)
@@ -100,7 +103,7 @@ def lm_eval_command(
         results = evaluate(
             loaded,
             names,
-            rule=rule,
+            rule=halting,
             effect=effect,  # type: ignore[arg-type]
             limit=int(limit) if limit is not None and limit >= 1 else limit,
             batch_size=batch_size,

@@ -7,6 +7,8 @@ from typing import Any
 from lm_eval.tasks import TaskManager
 
 from lacscope.rules import FixedLayers, HaltingRule, L2AdaptiveComputation
+from lacscope.rules._registry import RULES
+from lacscope.rules._registry import rule as rule_named
 
 
 def find_tasks(
@@ -38,7 +40,7 @@ def resolve_rule(
     layers: str | int | Sequence[int] | None = None,
     unit: str = "block",
 ) -> HaltingRule | None:
-    """The rule that a command line names: ``"lac"`` with alpha, ``"fixed"`` with layers, or None.
+    """The rule that a command line names: ``"lac"`` with alpha, ``"fixed"`` with layers, a registered one, or None.
 
     ``layers`` as text are indices with semicolons between: ``"3;7;-1"``. Without a name, ``alpha`` means
     ``"lac"`` and ``layers`` ``"fixed"``. Raises ValueError for anything else.
@@ -60,7 +62,15 @@ def resolve_rule(
     if name == "fixed" and layers is not None:
         return FixedLayers(_layer_indices(layers), unit)  # type: ignore[arg-type]
     if name not in ("lac", "fixed"):
-        raise ValueError(f"unknown rule {name!r}; choose 'lac' (with alpha=) or 'fixed' (with layers=).")
+        if name not in RULES:
+            own = ", ".join(repr(one) for one in RULES if one != "lac") or "none"
+            raise ValueError(
+                f"unknown rule {name!r}; choose 'lac' (with alpha=), 'fixed' (with layers=), or one that is registered "
+                f"({own})."
+            )
+        if layers is not None or unit != "block":
+            raise ValueError(f"the registered rule {name!r} takes alpha= alone, not layers= or unit=.")
+        return rule_named(name, alpha)
     raise ValueError("rule='fixed' needs layers=." if name == "fixed" else "rule='lac' takes alpha=, not layers=.")
 
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from lacscope.guards._temporary import Note, temporary
 from lacscope.harness._choose import find_tasks
 from lacscope.harness._model import LacscopeLM
+from lacscope.models._model import Model
 from lacscope.rules import Effect, HaltingRule
 
 
 def evaluate(
-    model: Any,
+    model: Model,
     tasks: str | Sequence[Any],
     *,
     rule: HaltingRule | None = None,

@@ -25,6 +25,7 @@ from lacscope.model_measures._residuals import Residuals, read_residuals
 from lacscope.model_measures._results import ORIENTATION
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter, without_gradients
 from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Progress, result_attrs
@@ -34,7 +35,7 @@ from lacscope.tracing._inputs import InputError, read_inputs, read_responses
 
 @without_gradients()
 def causal_ablation(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     responses: Sequence[Any] | str | None = None,
@@ -134,7 +135,7 @@ def _samples(
 
 
 def _ablated(
-    model: Any, sample: Sample, read: Residuals
+    model: Model, sample: Sample, read: Residuals
 ) -> tuple[float, Float[np.ndarray, " layer"], Float[np.ndarray, " layer"]]:
     """Loss of the full model, and by layer the change of loss and the divergence without it."""
     assert read.logits is not None

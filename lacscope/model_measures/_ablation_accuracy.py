@@ -1,7 +1,6 @@
 """Right answers with one block at a time bypassed. See :mod:`lacscope.model_measures` for what is bypassed."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,7 @@ from lacscope.model_measures._choices import choice_rows, score_choices
 from lacscope.model_measures._residuals import read_residuals
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter, without_gradients
 from lacscope.tasks._base import Question
 from lacscope.traces._measure import Measure
@@ -28,7 +28,7 @@ from lacscope.tracing._inputs import InputError
 
 
 def ablation_accuracy(
-    model: Any,
+    model: Model,
     questions: Sequence[Question],
     *,
     phase: AblatedPhase = "all",
@@ -111,7 +111,7 @@ def _scores_without_each(
     found = []
     for layer in range(adapter.n_layers):
         with adapter.not_running([layer]):
-            found.append(score_choices(adapter, questions, batch_size=batch_size))
+            found.append(score_choices(adapter.model, questions, batch_size=batch_size))
         if progress is not None:
             progress(layer + 1, adapter.n_layers)
     return found

@@ -12,6 +12,7 @@ from lacscope.guards._arguments import did_you_mean, whole_number, whole_number_
 from lacscope.model_measures._positions import positions_in_words
 from lacscope.model_measures._results import ORIENTATION
 from lacscope.models._checks import check_blocks
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter
 from lacscope.trace_analyses._agreement import METRIC_ATTRS, agreement
 from lacscope.trace_analyses._usage import layer_usage
@@ -37,7 +38,7 @@ class Read:
         found: results that are there already, by the measure's name; they are not made again.
     """
 
-    model: Any
+    model: Model
     rows: list[list[int]]
     max_tokens: int | None = None
     data: str = ""
@@ -113,7 +114,7 @@ def _of(found: xr.Dataset, variable: str) -> xr.DataArray:
 
 
 def layer_scores(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     alphas: Sequence[float | int] = ALPHAS,
@@ -199,7 +200,7 @@ def layer_scores(
 
 
 def layer_agreement(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     seed: int,

@@ -13,6 +13,7 @@ from lacscope.model_measures._last_state import LastState, check_last_state, sta
 from lacscope.model_measures._residuals import Residuals
 from lacscope.model_measures._results import each_sample, labelled
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 
@@ -31,7 +32,7 @@ _LOW, _HIGH = 1.0, 99.0
 
 
 def angular_distance(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     last_state: LastState = "raw",

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from lacscope.guards._arguments import whole_number_or_none
 from lacscope.model_measures._residuals import Residuals, rerun
+from lacscope.models._model import Model
+from lacscope.models.adapters import Adapter
 
 AblatedPhase = Literal["all", "prefill", "decode"]
 PER_SAMPLE = ("sample", "layer")
@@ -60,7 +62,7 @@ def bypassed_at(n_prompt: int, n_tokens: int, phase: str, window: tuple[int, int
     return (position >= low) & (position < high)
 
 
-def without_each(model: Any, sample: Sample, read: Residuals) -> Iterator[Float[Tensor, "pos vocab"]]:
+def without_each(model: Model | Adapter, sample: Sample, read: Residuals) -> Iterator[Float[Tensor, "pos vocab"]]:
     """For each layer the log-probabilities of the scored next tokens without it."""
     bypassed = sample.bypassed.to(read.stream.device).unsqueeze(-1)
     for layer in range(read.n_layers):

@@ -17,6 +17,7 @@ from torch import Tensor
 from lacscope.guards._arguments import whole_number
 from lacscope.models._checks import check_blocks, rows_at_once
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter, without_gradients
 from lacscope.tasks._base import Question
 from lacscope.traces._provenance import Progress, result_attrs
@@ -67,7 +68,7 @@ def choice_rows(adapter: Adapter, questions: Sequence[Question]) -> ChoiceRows:
 
 
 def score_choices(
-    model: Any, questions: Sequence[Question], *, batch_size: int = 8, progress: Progress | None = None
+    model: Model, questions: Sequence[Question], *, batch_size: int = 8, progress: Progress | None = None
 ) -> pd.DataFrame:
     """How likely the model finds each question's choices, read after the prompt.
 

@@ -15,6 +15,7 @@ from lacscope.model_measures._prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.model_measures._residuals import Residuals, read_residuals
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.tasks._gsm8k import CSORDAS
 from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, Progress, result_attrs
@@ -40,7 +41,7 @@ ByToken = dict[str, Float[Tensor, "layer pos"]]
 
 
 def relative_contributions(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     sublayers: bool = True,
@@ -90,7 +91,7 @@ def relative_contributions(
 
 
 def residual_cosines(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     sublayers: bool = True,
@@ -124,7 +125,7 @@ def residual_cosines(
 def _token_means(
     measure: str,
     preset: Preset,
-    model: Any,
+    model: Model,
     inputs: Any,
     ratios: Callable[[Residuals, bool], ByToken],
     asked: dict[str, Any],

@@ -14,6 +14,7 @@ from lacscope.model_measures._skip_influence import (
     skip_every_layer,
 )
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import without_gradients
 from lacscope.tasks._gsm8k import CSORDAS
 from lacscope.traces._measure import Measure, Ranking
@@ -29,7 +30,7 @@ CSORDAS_CURRENT = Preset(
 
 @without_gradients()
 def current_skip_influence(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     unit: Unit = "block",

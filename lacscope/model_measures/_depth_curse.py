@@ -14,6 +14,7 @@ from lacscope.model_measures._residuals import Residuals
 from lacscope.model_measures._results import each_sample, labelled
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 
@@ -28,7 +29,7 @@ CURSE_IDENTITY = Preset(
 
 
 def depth_variance(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     exclude_sinks: bool = True,
@@ -109,7 +110,7 @@ def depth_variance(
 
 
 def identity_distance(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     n_probes: int = 32,

@@ -13,6 +13,7 @@ from lacscope.model_measures._positions import kept_tokens
 from lacscope.model_measures._residuals import Residuals, read_residuals, rerun
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import without_gradients
 from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
@@ -28,7 +29,7 @@ CSORDAS_ERASURE = Preset(
 
 @without_gradients()
 def residual_erasure(
-    model: Any,
+    model: Model,
     inputs: Any,
     responses: Any,
     *,
@@ -102,7 +103,7 @@ def residual_erasure(
     return ds
 
 
-def _mean_residual(model: Any, rows: list[list[int]], exclude_sinks: bool) -> Float[Tensor, "state d_model"]:
+def _mean_residual(model: Model, rows: list[list[int]], exclude_sinks: bool) -> Float[Tensor, "state d_model"]:
     """Mean of each state over the tokens of all prompts; longer prompts weigh more, as in the authors' code."""
     total, count = torch.zeros(1), 0
     for read in read_residuals(model, rows):
@@ -119,7 +120,7 @@ def _mean_residual(model: Any, rows: list[list[int]], exclude_sinks: bool) -> Fl
 
 
 def _erase_each(
-    model: Any, read: Residuals, sample: Answered, state: int, mean: Float[Tensor, " d_model"], batch_size: int
+    model: Model, read: Residuals, sample: Answered, state: int, mean: Float[Tensor, " d_model"], batch_size: int
 ) -> Float[Tensor, " pos"]:
     """Effect of erasing each token in turn at this state."""
     assert read.logits is not None

@@ -15,6 +15,7 @@ from lacscope.model_measures._skip_influence import (
     skip_every_layer,
 )
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import without_gradients
 from lacscope.tasks._gsm8k import CSORDAS
 from lacscope.traces._measure import Measure
@@ -38,7 +39,7 @@ CSORDAS_FUTURE = Preset(
 
 @without_gradients()
 def future_skip_influence(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     n_cuts: int = 4,

@@ -14,6 +14,7 @@ from lacscope.model_measures._residuals import Hook, Residuals, read_residuals, 
 from lacscope.model_measures._skip_influence import UNITS, Unit
 from lacscope.models._checks import check_blocks, require_derivatives
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import with_gradients, without_gradients
 from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
@@ -28,7 +29,7 @@ CSORDAS_GRADIENTS = Preset(
 
 
 def integrated_gradients(
-    model: Any,
+    model: Model,
     inputs: Any,
     responses: Any,
     *,
@@ -127,7 +128,7 @@ def _ratios(steps: int, points: str) -> Float[Tensor, " step"]:
 class _Path:
     """The straight line from the mean of the sequence to one state of one prompt, or to what a sublayer adds."""
 
-    def __init__(self, model: Any, read: Residuals, sample: Answered, state: int, unit: Unit) -> None:
+    def __init__(self, model: Model, read: Residuals, sample: Answered, state: int, unit: Unit) -> None:
         self._model, self._read, self._sample, self._state, self._unit = model, read, sample, state, unit
         ends = {"block": read.stream, "attn": read.attn_out, "mlp": read.mlp_out}[unit]
         assert ends is not None

@@ -5,7 +5,6 @@ Source: "On the Limits of Layer Pruning for Generative Reasoning in LLMs", arXiv
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -15,6 +14,7 @@ from lacscope.model_measures._results import ORIENTATION
 from lacscope.model_measures._sleb import importance_of, removable
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.rules import FixedLayers
 from lacscope.tasks._base import Question, Task
 from lacscope.traces._measure import Measure
@@ -33,7 +33,7 @@ GREEDY_BY_TASK = Preset(
 
 
 def greedy_by_task(
-    model: Any,
+    model: Model,
     questions: Mapping[Task, Sequence[Question]],
     *,
     remove: int = 8,
@@ -162,7 +162,7 @@ def remove_greedily(
 
 
 def task_scorer(
-    model: Any, questions: Mapping[Task, Sequence[Question]], *, max_new_tokens: int = 256, batch_size: int = 8
+    model: Model, questions: Mapping[Task, Sequence[Question]], *, max_new_tokens: int = 256, batch_size: int = 8
 ) -> Score:
     """The function that :func:`remove_greedily` asks: answers are written greedily and parsed by their task.
 

@@ -1,18 +1,19 @@
 """The last state of a prompt: the stream that leaves the last block, or that stream after the model's final norm."""
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lacscope.models._checks import UnsupportedModelError, require_head
+from lacscope.models._model import Model
 from lacscope.models.adapters import adapt, without_gradients
 
 LastState = Literal["raw", "normed"]
 
 
-def check_last_state(model: Any, last_state: str) -> None:
+def check_last_state(model: Model, last_state: str) -> None:
     """Refuse before any pass what :func:`states_of` cannot do.
 
     Raises:
@@ -34,7 +35,7 @@ def check_last_state(model: Any, last_state: str) -> None:
 
 @without_gradients()
 def states_of(
-    model: Any, stream: Float[Tensor, "state pos d_model"], last_state: LastState
+    model: Model, stream: Float[Tensor, "state pos d_model"], last_state: LastState
 ) -> Float[Tensor, "state pos d_model"]:
     """h_0 .. h_L as they are, or with h_L after the final norm, as transformers' ``hidden_states`` have it.
 

@@ -12,6 +12,7 @@ from lacscope.model_measures._positions import kept_tokens, positions_in_words
 from lacscope.model_measures._residuals import Residuals
 from lacscope.model_measures._results import each_sample, labelled
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 
@@ -24,7 +25,7 @@ DUMITRU_LIM = Preset(
 
 
 def lim(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     exclude_sinks: bool = False,

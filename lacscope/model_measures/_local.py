@@ -25,6 +25,7 @@ from lacscope.model_measures._skip_influence import (
 )
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import without_gradients
 from lacscope.tasks._gsm8k import CSORDAS
 from lacscope.traces._measure import Measure
@@ -48,7 +49,7 @@ CSORDAS_LOCAL = Preset(
 
 @without_gradients()
 def local_skip_influence(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     reach: Reach = "current",
@@ -160,7 +161,7 @@ def _variants(lengths: Sequence[int], cuts: Sequence[Sequence[int]] | None, keep
 
 
 def _one_layer(
-    model: Any, read: Residuals, layer: int, variants: Variants, batch_size: int
+    model: Model, read: Residuals, layer: int, variants: Variants, batch_size: int
 ) -> Float32[np.ndarray, " skipped"]:
     """E[s, layer] of every s before the layer, which alone is run."""
     found = np.zeros(layer, dtype=np.float32)
@@ -191,7 +192,7 @@ def _without(
 
 
 def _run_alone(
-    model: Any, read: Residuals, layer: int, entering: Float[Tensor, "batch pos d_model"]
+    model: Model, read: Residuals, layer: int, entering: Float[Tensor, "batch pos d_model"]
 ) -> Float32[Tensor, "batch pos d_model"]:
     """What leaves ``layer``: the blocks before and after it do not run."""
     left: list[Tensor] = []
@@ -205,7 +206,7 @@ def _run_alone(
     return left[0]
 
 
-def _head(model: Any, read: Residuals, variants: Variants) -> Float32[np.ndarray, " skipped"]:
+def _head(model: Model, read: Residuals, variants: Variants) -> Float32[np.ndarray, " skipped"]:
     """The output's change of every s: the head alone reads h_L - Delta_s."""
     assert read.logits is not None
     original = probabilities(read.logits)

@@ -13,6 +13,7 @@ from lacscope.model_measures._prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.model_measures._residuals import read_residuals, rerun
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import without_gradients
 from lacscope.tasks._gsm8k import CSORDAS
 from lacscope.traces._measure import Measure
@@ -37,7 +38,7 @@ CSORDAS_LOGIT_LENS = Preset(
 
 @without_gradients()
 def logit_lens(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     top_k: int = 5,

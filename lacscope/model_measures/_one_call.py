@@ -17,6 +17,7 @@ from lacscope.model_measures._painters import KINDS, score_variants, variants
 from lacscope.model_measures._pooling import pool_tokens
 from lacscope.model_measures._tradeoff import plan_tradeoff, skipping_plans
 from lacscope.models._checks import check_blocks
+from lacscope.models._model import Model
 from lacscope.tasks._base import Question
 from lacscope.tasks._registry import TASKS
 from lacscope.trace_analyses._group_usage import usage_by_group
@@ -35,7 +36,7 @@ _GROUPED = {"class": groups_by_class, "position": groups_by_position, "surprisal
 
 
 def depth_curves(
-    model: Any, inputs: Any, *, max_tokens: int | None = None, data: str = "", prompt_format: str = ""
+    model: Model, inputs: Any, *, max_tokens: int | None = None, data: str = "", prompt_format: str = ""
 ) -> xr.Dataset:
     """The three curves that effective depth is read from, by (sample, layer): ``cosine``, ``kl`` and ``overlap``."""
     said: dict[str, Any] = {"max_tokens": max_tokens, "data": data, "prompt_format": prompt_format}
@@ -48,7 +49,7 @@ def depth_curves(
 
 
 def effective_depth(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     share: float = 0.5,
@@ -92,7 +93,7 @@ def effective_depth(
 
 
 def depth_score_by_group(
-    model: Any,
+    model: Model,
     groups: Mapping[str, Sequence[tuple[Any, Any]]],
     *,
     seed: int = 0,
@@ -146,7 +147,7 @@ def depth_score_by_group(
 
 
 def layers_as_painters(
-    model: Any,
+    model: Model,
     questions: Mapping[str, Sequence[Question]],
     *,
     kinds: Sequence[str] = KINDS,
@@ -212,7 +213,7 @@ def chances_of(
 
 
 def token_group_usage(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     by: TokenGroups = "class",
@@ -255,7 +256,7 @@ def token_group_usage(
 
 
 def tell_tale_norms(
-    model: Any,
+    model: Model,
     questions: Sequence[Question],
     *,
     calibration: Sequence[Question],
@@ -298,7 +299,7 @@ def tell_tale_norms(
     )
 
 
-def _choices_read(model: Any, questions: Sequence[Question]) -> tuple[xr.Dataset, list[int], list[bool]]:
+def _choices_read(model: Model, questions: Sequence[Question]) -> tuple[xr.Dataset, list[int], list[bool]]:
     """The trace of every choice after its prompt, with the place of its question and whether it is the right one."""
     asked = read_questions(check_blocks(model), questions)
     rows = [(place, choice) for place, one in enumerate(asked) for choice in range(len(one.choices))]
@@ -311,7 +312,7 @@ def _choices_read(model: Any, questions: Sequence[Question]) -> tuple[xr.Dataset
 
 
 def skipping_tradeoff(
-    model: Any,
+    model: Model,
     questions: Sequence[Question],
     *,
     calibration: Any,

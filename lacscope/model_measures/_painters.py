@@ -6,12 +6,13 @@ Source: "Transformer Layers as Painters", Sun et al. 2024 (arXiv 2407.09298). Th
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import pandas as pd
 
 from lacscope.guards._arguments import listed, whole_number, whole_numbers
 from lacscope.model_measures._choices import score_choices
+from lacscope.models._model import Model
 from lacscope.models.adapters import adapt
 from lacscope.plans import Plan
 from lacscope.plans import plan as running
@@ -99,7 +100,7 @@ def variants(
 
 
 def score_variants(
-    model: Any,
+    model: Model,
     questions: Mapping[str, Sequence[Question]],
     asked: Sequence[Variant],
     *,
@@ -136,7 +137,7 @@ def score_variants(
 
 
 def _tables(
-    model: Any,
+    model: Model,
     questions: Mapping[str, Sequence[Question]],
     asked: Sequence[Variant],
     columns: Mapping[str, str],

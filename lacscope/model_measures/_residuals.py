@@ -18,6 +18,7 @@ from torch import Tensor
 from lacscope.guards._arguments import flag, hook_pairs, whole_number_or_none
 from lacscope.guards._temporary import Temporary, together
 from lacscope.models._checks import check_blocks, require_full, require_sublayers
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter, registered, reordering_plan, without_gradients
 from lacscope.tracing._inputs import check_lengths, read_inputs
 
@@ -51,7 +52,7 @@ class Residuals:
 
 
 def read_residuals(
-    model: Any, inputs: Any, *, sublayers: bool = False, logits: bool = False, max_tokens: int | None = None
+    model: Model | Adapter, inputs: Any, *, sublayers: bool = False, logits: bool = False, max_tokens: int | None = None
 ) -> Iterator[Residuals]:
     """Each prompt's residual stream, one prompt after the other, in the model's dtype, without gradients.
 
@@ -116,7 +117,7 @@ def _read(adapter: Adapter, tokens: Int[Tensor, " pos"], sublayers: bool, logits
 
 
 def rerun(
-    model: Any,
+    model: Model | Adapter,
     tokens: Int[Tensor, " pos"],
     start: int,
     stream: Float[Tensor, "variant _ d_model"],

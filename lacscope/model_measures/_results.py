@@ -8,6 +8,7 @@ import xarray as xr
 
 from lacscope.model_measures._residuals import Residuals, read_residuals
 from lacscope.models._checks import check_blocks
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter
 from lacscope.traces._provenance import Progress
 from lacscope.traces._spread import with_spread
@@ -19,7 +20,7 @@ Variables = Mapping[str, tuple[tuple[str, ...], np.ndarray, str, str]]
 
 
 def each_sample(
-    model: Any,
+    model: Model,
     inputs: Any,
     measure: Callable[[Residuals], Mapping[str, Any]],
     *,

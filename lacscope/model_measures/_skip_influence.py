@@ -23,6 +23,7 @@ from torch import Tensor
 from lacscope.guards._arguments import whole_number_or_none
 from lacscope.model_measures._residuals import Hook, Residuals, read_residuals, rerun
 from lacscope.models._checks import check_blocks, require_sublayers
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter
 from lacscope.traces._provenance import Progress
 from lacscope.tracing._inputs import check_lengths, read_inputs
@@ -50,7 +51,7 @@ class Variants:
         return self.measured.shape[1] - int(self.measured.any(0).nonzero()[0])
 
 
-def read_rows(model: Any, inputs: Any, unit: str, keep_first: int, max_tokens: int | None) -> list[list[int]]:
+def read_rows(model: Model, inputs: Any, unit: str, keep_first: int, max_tokens: int | None) -> list[list[int]]:
     """Token ids of every prompt, once all that can be refused before a pass has been.
 
     Raises:
@@ -119,7 +120,7 @@ def output_change(
 
 
 def skip_every_layer(
-    model: Any, rows: Sequence[Sequence[int]], variants: Sequence[Variants], unit: Unit, progress: Progress | None
+    model: Model, rows: Sequence[Sequence[int]], variants: Sequence[Variants], unit: Unit, progress: Progress | None
 ) -> tuple[list[Float32[np.ndarray, "skipped layer"]], list[Float32[np.ndarray, " skipped"]]]:
     """E and the output's change of every prompt, one layer skipped after the other; one prompt's streams are held."""
     influence, output = [], []
@@ -140,7 +141,7 @@ def skip_every_layer(
 
 
 def skip_layer(
-    model: Any, read: Residuals, original: Float32[Tensor, "pos vocab"], layer: int, variants: Variants, unit: Unit
+    model: Model, read: Residuals, original: Float32[Tensor, "pos vocab"], layer: int, variants: Variants, unit: Unit
 ) -> tuple[Float32[np.ndarray, " layer"], float]:
     """Run on from the skipped layer: E from that layer on (NaN before it) and the output's change.
 

@@ -20,6 +20,7 @@ from lacscope.model_measures._residuals import read_residuals, rerun
 from lacscope.model_measures._results import ORIENTATION
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter, without_gradients
 from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, Progress, result_attrs
@@ -35,7 +36,7 @@ SLEB = Preset(
 
 @without_gradients()
 def sleb(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     remove: int | None = None,

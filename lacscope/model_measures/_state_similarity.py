@@ -13,6 +13,7 @@ from lacscope.model_measures._positions import kept_tokens, positions_in_words
 from lacscope.model_measures._residuals import Residuals
 from lacscope.model_measures._results import each_sample
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
 
@@ -25,7 +26,7 @@ _TOKENS_AT_ONCE = 64
 
 
 def state_similarity(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     exclude_sinks: bool = False,

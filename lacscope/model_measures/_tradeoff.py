@@ -16,12 +16,14 @@ from lacscope.guards._arguments import ANY, whole_number, whole_numbers
 from lacscope.model_measures import block_influence
 from lacscope.model_measures._choices import score_choices
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter, adapt, inference, without_gradients
 from lacscope.models.adapters._weights import in_subclasses
 from lacscope.plans import Plan, freeze
 from lacscope.plans import plan as running
 from lacscope.rules import UnifiedSkipping
 from lacscope.tasks._base import Question
+from lacscope.trace_analyses._statistics import paired_bootstrap, wilson_interval
 from lacscope.traces._lac import check_alpha
 from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Progress, result_attrs
@@ -30,7 +32,7 @@ from lacscope.tracing._run import trace
 
 
 def skipping_plans(
-    model: Any, calibration: Any, skips: Sequence[int], *, alpha: float = 0.8, seeds: Sequence[int] = (0, 1)
+    model: Model, calibration: Any, skips: Sequence[int], *, alpha: float = 0.8, seeds: Sequence[int] = (0, 1)
 ) -> dict[str, Plan]:
     """Plans that skip as many layers, chosen five ways: ``"frozen LAC, 3"``, ``"evenly spaced, 3"`` and so on.
 
@@ -79,7 +81,7 @@ def skipping_plans(
 
 
 def plan_tradeoff(
-    model: Any,
+    model: Model,
     questions: Sequence[Question],
     plans: Mapping[str, Plan],
     *,
@@ -107,7 +109,9 @@ def plan_tradeoff(
     Returns:
         Over (plan, sample): ``correct``, and ``logp_change`` of the right choice against the full model's, nats. Over
         (plan, round): ``decode_ratio``, time of the plan's decode steps / the full model's. By plan: ``skipped_share``
-        of the layers. ``correct_full`` (sample). ``best_constant``: what always giving one answer would get right, NaN
+        of the layers; ``accuracy`` and ``logp_change_mean`` with their 95 % intervals over questions (``_low``,
+        ``_high``: Wilson's and a bootstrap). ``accuracy_full`` with its interval, and ``correct_full`` (sample).
+        ``best_constant``: what always giving one answer would get right, NaN
         where questions differ in their choices; a plan that scores no more may have answered nothing. Timings are
         this machine's at that moment.
 
@@ -158,6 +162,7 @@ def plan_tradeoff(
             "sample": full["sample"].to_numpy(),
         },
     )
+    found = with_tradeoff_intervals(found)
     found.attrs = result_attrs(
         "plan_tradeoff",
         model_attrs(adapter),
@@ -169,6 +174,34 @@ def plan_tradeoff(
         data=data,
     )
     return found
+
+
+def with_tradeoff_intervals(found: xr.Dataset) -> xr.Dataset:
+    """What :func:`plan_tradeoff` measured by question, with its means and their 95 % intervals.
+
+    >>> found = xr.Dataset({"correct": (("plan", "sample"), [[True, False]]), "correct_full": ("sample", [True, True]),
+    ...                     "logp_change": (("plan", "sample"), [[0.0, -1.0]])})
+    >>> with_tradeoff_intervals(found)["logp_change_mean"].values.tolist()
+    [-0.5]
+    """
+    n = found.sizes["sample"]
+    right = found["correct"].transpose("plan", "sample").values.sum(1)
+    change = found["logp_change"].transpose("plan", "sample").values.astype(np.float64)
+    full = int(found["correct_full"].sum())
+    made: dict[str, Any] = {
+        "accuracy": ("plan", right / n),
+        "logp_change_mean": ("plan", change.mean(1), {"units": "nat"}),
+        "accuracy_full": ((), full / n),
+    }
+    intervals = {
+        "accuracy": np.array([wilson_interval(int(k), n) for k in right]),
+        "logp_change": np.array([paired_bootstrap(row, seed=0) for row in change]),
+        "accuracy_full": np.array(wilson_interval(full, n)),
+    }
+    for name, ends in intervals.items():
+        for place, end in enumerate(("low", "high")):
+            made[f"{name}_{end}"] = (("plan",) if ends.ndim == 2 else (), ends[..., place], {"level": 0.95})
+    return found.assign(made)
 
 
 def best_constant(questions: Sequence[Question]) -> float:

@@ -18,6 +18,7 @@ from lacscope.model_measures._results import labelled
 from lacscope.model_measures._tokenwise import Family, Moments, TokenMap, fit
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter, without_gradients
 from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, Progress, result_attrs
@@ -46,7 +47,7 @@ _BY_TOKEN = ("error", "output_change")
 
 
 def update_geometry(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     calibration: Any,
@@ -164,7 +165,7 @@ def _calibrated(adapter: Adapter, calibration: Any, exclude_sinks: bool, max_tok
 
 
 def _layer(
-    model: Any, read: Residuals, layer: int, token_map: TokenMap, kept: Bool[Tensor, " pos"], moments: Moments
+    model: Model, read: Residuals, layer: int, token_map: TokenMap, kept: Bool[Tensor, " pos"], moments: Moments
 ) -> dict[str, Float[Tensor, "*token"]]:
     before, after = (read.stream[k, kept].cpu().double() for k in (layer, layer + 1))
     update, explained = after - before, token_map.update(before)
@@ -190,7 +191,7 @@ def _share(part: Float[Tensor, "token _"], whole: Float[Tensor, "token d_model"]
 
 @without_gradients()
 def _output_change(
-    model: Any, read: Residuals, layer: int, mapped: Float[Tensor, "token d_model"], kept: Bool[Tensor, " pos"]
+    model: Model, read: Residuals, layer: int, mapped: Float[Tensor, "token d_model"], kept: Bool[Tensor, " pos"]
 ) -> Float[Tensor, " token"]:
     assert read.logits is not None
     stream = read.left[layer + 1].clone()

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from lacscope.guards._arguments import one_of
 from lacscope.model_measures._results import labelled
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter
 from lacscope.models.adapters._weights import layer_of, matrices
 from lacscope.traces._measure import Measure, Ranking
@@ -29,7 +30,7 @@ _PAPER = "Layer-Wise Quantization, Dumitru et al. 2024, arXiv 2406.17415, sectio
 DUMITRU_ZD = Preset("dumitru_2024/z_density", _PAPER, {"variant": "code"}, read_in="code")
 
 
-def z_density(model: Any, *, variant: Variant = "code") -> xr.Dataset:
+def z_density(model: Model, *, variant: Variant = "code") -> xr.Dataset:
     """Share of a layer's weights more than one standard deviation from their mean.
 
     Gaussian weights give 0.3173 (two-sided) or 0.1587 (one-sided). A few large outliers widen the standard deviation

@@ -9,3 +9,4 @@ from lacscope.models._leftovers import restore as restore
 from lacscope.models._loading import DEMO_MODEL as DEMO_MODEL
 from lacscope.models._loading import ModelLoadError as ModelLoadError
 from lacscope.models._loading import load_model as load_model
+from lacscope.models._model import Model as Model

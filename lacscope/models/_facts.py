@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter, adapt
 from lacscope.models.adapters._seen_weights import SeenWeights
 from lacscope.models.adapters._weights import (
@@ -28,7 +29,7 @@ _HASHED_AT_ONCE = 2 * 10**9  # bytes: a second or two
 _NOT_HASHED = "not hashed: larger than 2 GB; call lacscope.models.weights_digest(model) before"
 
 
-def weight_processing(model: Any) -> str:
+def weight_processing(model: Model | Adapter) -> str:
     """``"none"``, or what TransformerLens did to the weights that moves residual norms.
 
     Centring the weights that write to the stream takes its mean out of a LayerNorm model's stream: norms
@@ -69,7 +70,7 @@ class ModelCost:
     head: float
 
 
-def model_cost(model: Any) -> ModelCost | None:
+def model_cost(model: Model | Adapter) -> ModelCost | None:
     """FLOPs per token of the parts, averaged over blocks; None where the shapes do not tell (experts, packed weights).
 
     Linear maps count by their inputs and outputs, whatever their weights are quantised to.
@@ -91,7 +92,7 @@ def model_cost(model: Any) -> ModelCost | None:
     )
 
 
-def quantization(model: Any) -> str:
+def quantization(model: Model | Adapter) -> str:
     """What the weights are quantised to: ``"GGUF Q4_1 x 210, F32 x 61, dequantised"``; "" where they are not.
 
     Of weights that are computed with as they are packed, how many linear maps are kept how:
@@ -128,7 +129,7 @@ def _of_weights(adapter: Adapter) -> _OfWeights:
     return known
 
 
-def model_attrs(model: Any) -> Mapping[str, Any]:
+def model_attrs(model: Model | Adapter) -> Mapping[str, Any]:
     """Attributes of a trace that describe the model; ``quantization`` is there where the weights are quantised.
 
     ``weights`` is their sha256 (:func:`weights_digest`). Where they are larger than 2 GB and nobody has asked for it
@@ -148,7 +149,7 @@ def model_attrs(model: Any) -> Mapping[str, Any]:
     }
 
 
-def weights_digest(model: Any) -> str:
+def weights_digest(model: Model | Adapter) -> str:
     """sha256 of a model's weights: equal weights, equal digest; and what else makes another model of them.
 
     Over the bytes of every parameter, in order and with its shape; of quantised ones with their scales. Then, where
@@ -161,7 +162,7 @@ def weights_digest(model: Any) -> str:
     return found
 
 
-def _sha256(model: Any) -> str:
+def _sha256(model: Model | Adapter) -> str:
     digest = hashlib.sha256()
     root = _root(model)
     bytes_of: Any = digest.update
@@ -184,7 +185,7 @@ def _each(rope: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return nested or [rope]
 
 
-def _root(model: Any) -> Any:
+def _root(model: Model | Adapter) -> Any:
     """The module whose parameters are the model's."""
     found = adapt(model).model
     return getattr(found, "original_model", found)

@@ -18,6 +18,7 @@ from lacscope.models._checks import UnsupportedModelError, check_points
 from lacscope.models._converted import converted
 from lacscope.models._load_errors import ModelLoadError as ModelLoadError
 from lacscope.models._load_errors import in_brief
+from lacscope.models._model import Model
 from lacscope.models._text_only import is_wrapper, language_model
 from lacscope.models._twin import shared_twin
 from lacscope.models.adapters import bridged_class, build_bridge
@@ -40,7 +41,7 @@ def load_model(
     device_map: str | Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
-) -> Any:
+) -> Model:
     """Load a causal language model as a ``TransformerBridge`` with raw (unprocessed) weights.
 
     Of a model that also reads images (LLaVA, Gemma 3, Qwen2-VL), its language model alone is loaded.

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from lacscope.guards._temporary import Temporary, together
 from lacscope.models._checks import UnsupportedModelError, check_blocks, check_stream
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter, Execution, PassInput, around_each, executing, require_private
 from lacscope.plans._kv import cached_length, is_cache, lay_out, places
 from lacscope.plans._plan import Plan, PlanError, Slot
 
 
-def plan(model: Any, plan: Plan, *, decode: Plan | None = None) -> Temporary["RunningPlan"]:
+def plan(model: Model, plan: Plan, *, decode: Plan | None = None) -> Temporary["RunningPlan"]:
     """Run the model's blocks as ``plan`` says, for whatever runs the model inside the context.
 
     Forward passes, ``run_with_cache`` and cached generation (TransformerLens's, transformers' on

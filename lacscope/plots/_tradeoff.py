@@ -4,7 +4,6 @@ import numpy as np
 import xarray as xr
 
 from lacscope.plots._style import caption, caption_below, legend_above, require_names, take_axes
-from lacscope.trace_analyses._statistics import paired_bootstrap, wilson_interval
 
 _MAKER = "lacscope.plan_tradeoff(model, questions, plans)"
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -25,14 +24,12 @@ def plot_plan_tradeoff(found: xr.Dataset, axes: np.ndarray | None = None) -> np.
     Raises:
         ValueError: a missing variable, or another number of axes.
     """
-    require_names(found, ("plan", "correct", "logp_change", "decode_ratio", "correct_full"), "found", _MAKER)
+    needed = ("plan", "decode_ratio", "correct_full", "accuracy", "accuracy_low", "logp_change_mean", "logp_change_low")
+    require_names(found, (*needed, "accuracy_full_low"), "found", _MAKER)
     left, right = panels = take_axes(axes, (1.0, 1.0), (10.0, 4.4))
     methods = list(dict.fromkeys(str(name).split(",")[0] for name in found["plan"].values))
-    n = found.sizes["sample"]
-    full = int(found["correct_full"].sum())
-    low, high = wilson_interval(full, n)
-    left.axhspan(low, high, color="0.85", zorder=0)
-    left.axhline(full / n, color="0.4", linewidth=1)
+    left.axhspan(float(found["accuracy_full_low"]), float(found["accuracy_full_high"]), color="0.85", zorder=0)
+    left.axhline(float(found["accuracy_full"]), color="0.4", linewidth=1)
     right.axhline(0.0, color="0.4", linewidth=1)
     handles = []
     if "best_constant" in found and np.isfinite(found["best_constant"]):
@@ -43,14 +40,9 @@ def plot_plan_tradeoff(found: xr.Dataset, axes: np.ndarray | None = None) -> np.
         x = mine["decode_ratio"].median("round").values
         spread = np.stack([x - mine["decode_ratio"].min("round").values, mine["decode_ratio"].max("round").values - x])
         look = {"color": _COLORS[place % 7], "marker": _MARKERS[place % 7], "linestyle": "none", "markersize": 5}
-        right_answers = mine["correct"].sum("sample").values
-        accuracy = right_answers / n
-        bars = np.array([wilson_interval(int(k), n) for k in right_answers]).T
-        error = np.maximum(np.stack([accuracy - bars[0], bars[1] - accuracy]), 0)
+        accuracy, error = _bars(mine, "accuracy", "accuracy")
         handles.append(left.errorbar(x, accuracy, error, spread, elinewidth=0.8, label=method, **look))
-        change = mine["logp_change"].mean("sample").values
-        ends = np.array([paired_bootstrap(row.astype(float), seed=0) for row in mine["logp_change"].values]).T
-        error = np.maximum(np.stack([change - ends[0], ends[1] - change]), 0)
+        change, error = _bars(mine, "logp_change_mean", "logp_change")
         right.errorbar(x, change, error, spread, elinewidth=0.8, **look)
     for panel in panels:
         panel.axvline(1.0, color="0.4", linewidth=1, linestyle=":")
@@ -59,6 +51,15 @@ def plot_plan_tradeoff(found: xr.Dataset, axes: np.ndarray | None = None) -> np.
     left.set_ylabel("accuracy")
     left.set_ylim(0, 1)
     right.set_ylabel("log-probability of the right choice,\nless the full model's (nats)")
-    legend_above(left, handles, f"grey: full model, {full} of {n} right; 95 % intervals", ncols=2)
+    legend_above(
+        left, handles, f"grey: full model, {int(found['correct_full'].sum())} of {n} right; 95 % intervals", ncols=2
+    )
     caption_below(left, f"{caption(found)}; skipped in prefill and decode; time of decode alone")
     return panels
+
+
+def _bars(found: xr.Dataset, mean: str, ends: str) -> tuple[np.ndarray, np.ndarray]:
+    """Points, and how far their intervals go down and up."""
+    points = found[mean].values
+    down, up = points - found[f"{ends}_low"].values, found[f"{ends}_high"].values - points
+    return points, np.maximum(np.stack([down, up]), 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lacscope.models._facts import weights_digest
+from lacscope.models._model import Model
 from lacscope.models.adapters import adapt
 from lacscope.reproduction._settings import ReproductionSettings, style_of
 from lacscope.reproduction.sweep._parts import controlled, swept
@@ -33,7 +34,7 @@ class IncompleteError(RuntimeError):
 
 
 def reproduce(
-    model: Any,
+    model: Model,
     task: Task,
     questions: Sequence[Question],
     settings: ReproductionSettings,
@@ -100,7 +101,7 @@ def _some(read: Sequence[ReadQuestion], limit: int | None, seed: int) -> list[Re
 
 @dataclass(frozen=True)
 class _Run:
-    model: Any
+    model: Model
     weights: str
     task: Task
     settings: ReproductionSettings

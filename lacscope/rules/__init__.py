@@ -37,6 +37,8 @@ from lacscope.rules._lac import L2AdaptiveComputation as L2AdaptiveComputation
 from lacscope.rules._prompt_decided import PromptDecided as PromptDecided
 from lacscope.rules._random_voids import RandomLayers as RandomLayers
 from lacscope.rules._random_voids import RandomTokens as RandomTokens
+from lacscope.rules._registry import RULES as RULES
+from lacscope.rules._registry import register as register
 from lacscope.rules._scope import EVERYWHERE as EVERYWHERE
 from lacscope.rules._scope import Scope as Scope
 from lacscope.rules._static import ContiguousBlock as ContiguousBlock

@@ -1,6 +1,5 @@
 """One rule in one forward pass: its state, its scope, and which tokens have latched."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +7,6 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from lacscope.models.adapters import without_gradients
 from lacscope.rules._base import HaltingRule, latches, needs_of, scope_of
 from lacscope.rules._view import LayerView
 
@@ -41,10 +39,9 @@ class RuleInPass:
         pass_state = self._states.setdefault(view.unit, {})
         run_state = self.run_state.setdefault(view.unit, {}) if self.rule.unit == "sublayers" else self.run_state
         seen = self._seen(view, self.rule.decides == "after")
-        with without_gradients() if torch.is_grad_enabled() else nullcontext():
-            void = self.rule.voids(seen, pass_state, run_state)
-            if hasattr(self.rule, "watch"):
-                self.rule.watch(self._seen(view, True), pass_state, run_state)
+        void = self.rule.voids(seen, pass_state, run_state)
+        if hasattr(self.rule, "watch"):
+            self.rule.watch(self._seen(view, True), pass_state, run_state)
         if not isinstance(void, Tensor) or void.dtype != torch.bool or void.shape != view.shape:
             got = f"{void.dtype} {tuple(void.shape)}" if isinstance(void, Tensor) else type(void).__name__
             raise ValueError(f"{self.rule!r}.voids must return a bool tensor of shape {tuple(view.shape)}, got {got}.")

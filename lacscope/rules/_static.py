@@ -1,5 +1,6 @@
 """Sets of layers that are known beforehand, the same for every token."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, SupportsFloat, SupportsIndex
@@ -14,16 +15,16 @@ from lacscope.rules._scope import EVERYWHERE, IN_DECODE, Scope, check_scope, lay
 from lacscope.rules._view import LayerView, Unit
 
 
-class StaticRule:
+class StaticRule(ABC):
     """A rule that is a set of layers: a subclass says which, for a model of so many, in ``resolve``."""
 
     decides: ClassVar[Decides] = "before"
     grain: ClassVar[Grain] = "static"
     needs: ClassVar[frozenset[str]] = frozenset()
 
+    @abstractmethod
     def resolve(self, n_layers: int) -> frozenset[int]:
         """The layers as indices 0..n_layers-1, before the scope. Raises ValueError where the model lacks one."""
-        raise NotImplementedError
 
     def voids(
         self, view: LayerView, pass_state: dict[str, Any], run_state: dict[str, Any]

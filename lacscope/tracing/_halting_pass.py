@@ -1,6 +1,7 @@
 """One forward pass under a rule and an effect: every layer measured, judged and, maybe, edited."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lacscope.models.adapters import Execution, PartialPassError
+from lacscope.models.adapters import Execution, PartialPassError, without_gradients
 from lacscope.rules import LayerView, RuleInPass, Unit
 from lacscope.tracing._norms import Norms, norm_of
 from lacscope.tracing._program import Program
@@ -194,7 +195,8 @@ class HaltingPass:
             n_places=self.n_places,
             **self.given,
         )
-        masks = [rule.voids(view) for rule in self.rules]
+        with without_gradients() if torch.is_grad_enabled() else nullcontext():
+            masks = [rule.voids(view) for rule in self.rules]
         return masks[0] if len(masks) == 1 else torch.stack(masks)
 
     def record(self, tokens: Tensor | None, mask: Tensor | None) -> PassRecord:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lacscope.guards._arguments import hook_pairs, whole_numbers
 from lacscope.models._checks import check_blocks, divides_rows, require_decode, require_one_run, rows_at_once
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter, execution_of
 from lacscope.rules import Effect, HaltingRule, describe_rule
 from lacscope.rules._lac import thresholds_of
@@ -32,7 +33,7 @@ from lacscope.tracing._session import HaltingSession, Rows
 
 
 def trace(
-    model: Any,
+    model: Model,
     inputs: Any,
     *,
     rule: HaltingRule | Sequence[HaltingRule] | None = None,

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lacscope.guards._temporary import Temporary, together
 from lacscope.models._checks import check_blocks
+from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter, PartialPassError, PassInput, execution_of, first_keys, registered
 from lacscope.models.adapters._private import forward_hooks
 from lacscope.rules import Effect, HaltingRule, needs_of
@@ -248,7 +249,7 @@ class HaltingSession:
 
 
 def halting_hooks(
-    model: Any, rule: HaltingRule | None, effect: Effect, *, recorder: Recorder | None = None
+    model: Model, rule: HaltingRule | None, effect: Effect, *, recorder: Recorder | None = None
 ) -> list[Hook]:
     """The program as plain TransformerLens hooks, for ``run_with_hooks``, ``hooks`` or ``add_hook``.
 
@@ -319,7 +320,7 @@ def halting_hooks(
 
 
 def halting(
-    model: Any,
+    model: Model,
     rule: HaltingRule | None,
     effect: Effect,
     *,

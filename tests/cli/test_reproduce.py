@@ -122,6 +122,7 @@ def ran(*words):
 
 
 def test_a_run_writes_the_file_that_makes_it_again(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("lacscope.cli._reproduce._write_report", lambda out: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.jsonl").write_text("".join(f'{{"id": "{n}", "n": {n}}}\n' for n in range(3)))
     (tmp_path / "my model").mkdir()

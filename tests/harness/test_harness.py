@@ -18,7 +18,7 @@ from helpers import unchanged  # noqa: E402
 from lacscope import FixedLayers, L2AdaptiveComputation, layer_usage, load_model, trace  # noqa: E402
 from lacscope.harness import evaluate, resolve_rule  # noqa: E402
 from lacscope.harness._usage import ScoredRows, Usage  # noqa: E402
-from lacscope.rules import LayerView  # noqa: E402
+from lacscope.rules import RULES, LayerView, register  # noqa: E402
 from lacscope.tasks._pocket import load_pocket  # noqa: E402
 from lacscope.testing import tiny_transformers_model  # noqa: E402
 
@@ -336,10 +336,23 @@ def test_rules_in_words():
     assert resolve_rule(LAC) is LAC
 
 
+def test_a_rule_of_ones_own_by_its_name(model: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(RULES, "_added", {})
+    register("half", lambda alpha=0.5: L2AdaptiveComputation(alpha))
+    assert resolve_rule("half", alpha=0.8) == LAC
+    assert resolve_rule("half") == L2AdaptiveComputation(0.5)
+    with pytest.raises(ValueError, match="the registered rule 'half' takes alpha= alone, not layers= or unit="):
+        resolve_rule("half", layers=3)
+
+
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        ("lca", {}, r"unknown rule 'lca'; choose 'lac' \(with alpha=\) or 'fixed' \(with layers=\)"),
+        (
+            "lca",
+            {},
+            r"unknown rule 'lca'; choose 'lac' \(with alpha=\), 'fixed' .*, or one that is registered",
+        ),
         ("fixed", {}, r"rule='fixed' needs layers="),
         ("lac", {"layers": 3}, r"rule='lac' takes alpha=, not layers="),
         (None, {"alpha": 0.8, "layers": 3}, r"give one of them"),

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from lacscope.models.adapters import build_bridge
 from lacscope.testing import tiny_transformers_model
 
-ARCHITECTURES = ("llama", "gpt_neox")
+# The second reads its streams the same way: with the slow tests.
+ARCHITECTURES = ("llama", pytest.param("gpt_neox", marks=pytest.mark.slow))
 PROMPTS = [[5, 17, 3, 60, 8, 44, 9, 71, 30, 12, 88], [40, 2, 66, 13, 9, 27, 51, 80, 4]]
 Edit = Callable[[Any], None]
 

@@ -51,7 +51,7 @@ NAMES = [
 ]
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt_neox"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("gpt_neox", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest) -> Any:
     return tiny_model(request.param, n_layers=5)
 

@@ -16,7 +16,8 @@ from lacscope.tracing._inputs import InputError
 pytestmark = pytest.mark.once
 
 PROMPTS = [[5, 17, 3, 60, 8, 44, 9], [11, 4, 70, 2, 33], [1, 2, 3]]
-ARCHITECTURES = ("llama", "gpt_neox")
+# The second reads its streams the same way: with the slow tests.
+ARCHITECTURES = ("llama", pytest.param("gpt_neox", marks=pytest.mark.slow))
 
 
 def slow_loss(hf_model: Any, removed: list[int]) -> float:

@@ -51,9 +51,20 @@ def silent(what):
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_with_tokenizer, tmp_path_factory):
+def told():
+    """What the run of ``finished`` says of how far it is, by part."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_with_tokenizer, tmp_path_factory, told):
+    @contextlib.contextmanager
+    def step(what):
+        told[what] = []
+        yield told[what].append
+
     out = tmp_path_factory.mktemp("reproduction")
-    reproduce(tiny_with_tokenizer, ToyTask(), toy_questions(10), SETTINGS, out, step=silent)
+    reproduce(tiny_with_tokenizer, ToyTask(), toy_questions(10), SETTINGS, out, step=step)
     return out
 
 
@@ -122,20 +133,15 @@ def test_run_again_nothing_is_scored_again(finished, tiny_with_tokenizer, monkey
 
 
 def test_without_a_step_nothing_is_shown_and_the_results_are_the_same(tiny_with_tokenizer, tmp_path, finished, capfd):
-    reproduce(tiny_with_tokenizer, ToyTask(), toy_questions(10), SETTINGS, tmp_path)
+    swept = dataclasses.replace(SETTINGS, generate_alphas=(), control_alphas={})
+    reproduce(tiny_with_tokenizer, ToyTask(), toy_questions(10), swept, tmp_path)
     assert capfd.readouterr() == ("", "")
-    pd.testing.assert_frame_equal(open_studies(tmp_path)[0].scores, open_studies(finished)[0].scores)
+    stepped = open_studies(finished)[0].stores["choice"].read("scores")
+    pd.testing.assert_frame_equal(open_studies(tmp_path)[0].stores["choice"].read("scores"), stepped)
 
 
-def test_a_step_is_entered_for_each_part_and_told_how_far_it_is(tiny_with_tokenizer, tmp_path):
-    told = {}
-
-    @contextlib.contextmanager
-    def step(what):
-        told[what] = []
-        yield told[what].append
-
-    reproduce(tiny_with_tokenizer, ToyTask(), toy_questions(10), SETTINGS, tmp_path, step=step)
+@pytest.mark.usefixtures("finished")
+def test_a_step_is_entered_for_each_part_and_told_how_far_it_is(told):
     names = ["choice, 10 samples", "generated, 6 samples", "controls, 5 samples"]
     assert [what.split(": ")[1].split(" x ")[0] for what in told] == names
     for what, advances in told.items():

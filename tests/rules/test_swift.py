@@ -9,9 +9,9 @@ import torch
 from helpers import PROMPTS, bridge_of, shared_model
 
 from lacscope import L2AdaptiveComputation, UnsupportedModelError, halting, halting_hooks, trace
+from lacscope.model_measures._swift_search import posterior, search_set
 from lacscope.models.adapters import adapt
 from lacscope.rules import SWIFT, FixedLayers, HaltingRule, Scope, describe_rule
-from lacscope.rules._swift_search import posterior, search_set
 from lacscope.testing import tiny_model, tiny_transformers_model
 
 IDS = torch.tensor([PROMPTS[0]])

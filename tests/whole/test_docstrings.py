@@ -10,11 +10,13 @@ import pytest
 pytestmark = pytest.mark.once
 
 PACKAGE = Path(__file__).parents[2] / "lacscope"
-# Words that begin a clause or a phrase which needs the name before it: "how many to draw", "of the looped kind".
+# An editor shows an entry by itself: it has to say what the argument is. These are words that
+# begin a clause or a phrase which needs the name before it: "how many to draw", "of the looped kind".
 UNFINISHED = {
-    "after", "also", "as", "at", "before", "by", "called", "for", "how", "if", "in", "instead", "keep", "leave",
-    "likewise", "made", "of", "on", "only", "per", "put", "read", "run", "see", "sets", "so", "swept", "told",
-    "under", "what", "when", "where", "which", "whom", "whose", "with", "without",
+    "after", "also", "among", "as", "at", "before", "beside", "between", "by", "called", "for", "from", "how", "if",
+    "in", "instead", "keep", "leave", "likewise", "made", "of", "on", "only", "over", "per", "put", "read", "run",
+    "see", "sets", "so", "swept", "than", "to", "told", "under", "until", "what", "when", "where", "which", "whom",
+    "whose", "with", "within", "without",
 }  # fmt: skip
 
 

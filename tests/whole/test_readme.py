@@ -36,7 +36,9 @@ def test_the_citation_is_of_this_version() -> None:
 @pytest.mark.once
 def test_a_type_checker_knows_the_names_that_its_code_uses(tmp_path: Path) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "block.py").write_text(block + "reveal_type(lacscope.trace)\nreveal_type(lacscope.voids(t))\n")
+    (tmp_path / "block.py").write_text(
+        block + "reveal_type(lacscope.trace)\nreveal_type(lacscope.voids(t))\nreveal_type(model)\n"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(ROOT / ".mypy_cache"), tmp_path / "block.py"],
         capture_output=True, text=True, check=False, cwd=ROOT,
@@ -44,3 +46,4 @@ def test_a_type_checker_knows_the_names_that_its_code_uses(tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout
     assert 'Revealed type is "def (' in done.stdout
     assert "VoidMask" in done.stdout
+    assert 'Revealed type is "lacscope.models._model.Model"' in done.stdout

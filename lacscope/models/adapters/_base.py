@@ -1,5 +1,6 @@
 """What lacscope asks of a model, whichever of TransformerLens's classes it is."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from lacscope.models.adapters._unsupported import UnsupportedModelError as Unsup
 TokenHook = Callable[..., Any]
 
 
-class Adapter:
+class Adapter(ABC):
     """One model, seen alike whichever of TransformerLens's classes it is. See :func:`adapt`."""
 
     def __init__(self, model: Any) -> None:
@@ -48,9 +49,9 @@ class Adapter:
         return int(self.model.cfg.d_vocab)
 
     @property
+    @abstractmethod
     def context_length(self) -> int | None:
         """Longest sequence the model takes, or None where positions are not bounded (ALiBi)."""
-        raise NotImplementedError
 
     @property
     def ends_on_any_length(self) -> bool:
@@ -72,12 +73,12 @@ class Adapter:
                 ids.update(int(i) for i in (value if isinstance(value, (list, tuple)) else [value]))
         return frozenset(ids)
 
+    @abstractmethod
     def hook_point(self, name: str) -> Any:
         """The hook point of that name, or None."""
-        raise NotImplementedError
 
-    def hook_points(self) -> Iterator[Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def hook_points(self) -> Iterator[Any]: ...
 
     def hook_name(self, layer: int, point: str) -> str:
         """Name under which to register a hook at ``blocks.{layer}.{point}``.
@@ -124,12 +125,12 @@ class Adapter:
         """From now on tell cached steps where their tokens stand, or not; False where the model does not take it."""
         return False
 
-    def prefer_lean(self) -> None:
+    def prefer_lean(self) -> None:  # noqa: B027 - a class may have no lean path
         """Have :meth:`lean` take the lean path whether or not it equals the other."""
 
+    @abstractmethod
     def watched(self) -> list[tuple[nn.Module, str]]:
         """The methods that :meth:`watch` puts a function around, as (owner, name)."""
-        raise NotImplementedError
 
     def quiet(self) -> Temporary[None]:
         """Nobody's hooks, nobody watching and no dropout, for a check that must neither fire nor be recorded."""
@@ -157,9 +158,9 @@ class Adapter:
         # Some bridged norms (GPT-2's) take the stream as it comes, and nothing moves it to where their weights are.
         return stream.to(self._home_of(self.model.blocks[layer]))
 
+    @abstractmethod
     def _idle(self, layer: int) -> tuple[nn.Module, Callable[..., Any]]:
         """The module that runs a block, and the ``forward`` that leaves the stream as it is."""
-        raise NotImplementedError
 
     def logits_of(self, stream: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token vocab"]:
         """The final norm and the head on any stream, or on some of its tokens; no hook fires.
@@ -185,14 +186,15 @@ class Adapter:
         device = next((tensor.device for tensor in module.parameters()), self.device)
         return running_device(module, self.device) if device.type == "meta" else device
 
+    @abstractmethod
     def _after_head(self, logits: Float[Tensor, "batch pos vocab"]) -> Float[Tensor, "batch pos vocab"]:
         """What the model does to the head's logits: soft-capping, scaling."""
-        raise NotImplementedError
 
+    @abstractmethod
     def watch(self, listener: PassListener) -> Temporary[None]:
         """Tell ``listener`` of every forward pass."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(
         self,
         tokens: Int[Tensor, "batch pos"],
@@ -206,11 +208,10 @@ class Adapter:
 
         The logits have as many rows as the stream had that a hook returned after the last block.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def select_rows(self, cache: Any, rows: Int[Tensor, " row"]) -> None:
         """Make these rows of the cache, in this order, all that it holds; a row may stand several times."""
-        raise NotImplementedError
 
 
 @temporary

@@ -164,9 +164,7 @@ NAMES = (
     PrivateName("torch", nn.Module, "_forward_pre_hooks", "whether a user's hook stands on a point"),
     PrivateName("torch", nn.Module, "_backward_hooks", "whether a user's hook stands on a point"),
     PrivateName("torch", nn.Module, "_modules", "putting a layer's own submodules in place of the bridged ones"),
-    PrivateName(
-        "torch", lambda: Tensor, "_version", "whether a stream or a weight was edited in place"
-    ),
+    PrivateName("torch", lambda: Tensor, "_version", "whether a stream or a weight was edited in place"),
     PrivateName("torch", lambda: forward_ad, "_current_level", "leaving the forward-mode level that was entered"),
     PrivateName("transformer-lens", _bridge, "_hook_registry", "all hook points of a bridge"),
     PrivateName("transformer-lens", _bridge, "_start_at_layer_idx", "refusing a pass that starts at a layer", since=4),

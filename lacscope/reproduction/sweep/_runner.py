@@ -10,6 +10,7 @@ import xarray as xr
 
 from lacscope.guards._withheld import fingerprint, without_text
 from lacscope.models._facts import quantization
+from lacscope.models._model import Model
 from lacscope.models.adapters import adapt
 from lacscope.reproduction.sweep._scoring import score_shard
 from lacscope.reproduction.sweep._spec import FULL, Condition, Scoring, SweepSpec
@@ -54,7 +55,7 @@ Progress = Callable[[Advance], None]
 
 
 def make_spec(
-    model: Any,
+    model: Model,
     weights: str,
     task: str,
     style: str,
@@ -90,7 +91,7 @@ def make_spec(
 
 
 def run_shards(
-    model: Any,
+    model: Model,
     task: Task,
     read: Sequence[ReadQuestion],
     store: Store,

@@ -10,6 +10,7 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.special import log_softmax
 
+from lacscope.models._model import Model
 from lacscope.reproduction.sweep._conditions import ROW_STRIDE, lac_rule, rule_of_condition
 from lacscope.reproduction.sweep._reduce import early_exits, norm_rows, scored_positions, usage_columns
 from lacscope.reproduction.sweep._spec import FULL, Condition, SweepSpec
@@ -28,7 +29,7 @@ Rows = TypeVar("Rows", xr.Dataset, xr.DataArray)
 class Shard:
     """One shard's questions, the model that answers them, and the tables that grow."""
 
-    model: Any
+    model: Model
     task: Task
     read: Sequence[ReadQuestion]
     spec: SweepSpec
@@ -47,7 +48,7 @@ class Shard:
 
 
 def score_shard(
-    model: Any,
+    model: Model,
     task: Task,
     read: Sequence[ReadQuestion],
     spec: SweepSpec,

@@ -35,7 +35,7 @@ class Layout:
 
 LAYOUTS = {
     "one GPU": Layout(ONE, full=False),
-    "one GPU without float64": Layout(ONE, float64=False, slow=False),
+    "one GPU without float64": Layout(ONE, float64=False),
     "two GPUs": Layout(TWO, full=False),
     "two GPUs, every hook": Layout(TWO, slow=False),
     "two GPUs, head beside the embedding": Layout(TWO | {"head": "gpu:0"}),
@@ -46,7 +46,7 @@ LAYOUTS = {
     "a GPU and layers lent by the CPU": Layout(ONE | {"1": "cpu", "2": "cpu"}),
     "a GPU and an embedding lent by the CPU": Layout(ONE | {"embed": "cpu", "3": "cpu"}, full=False),
     "disk": Layout(HERE | {"1": "disk", "2": "disk"}),
-    "disk, embedding and head": Layout(HERE | {"embed": "disk", "head": "disk", "0": "disk"}, slow=False),
+    "disk, embedding and head": Layout(HERE | {"embed": "disk", "head": "disk", "0": "disk"}),
 }
 
 
