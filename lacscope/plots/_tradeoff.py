@@ -51,9 +51,8 @@ def plot_plan_tradeoff(found: xr.Dataset, axes: np.ndarray | None = None) -> np.
     left.set_ylabel("accuracy")
     left.set_ylim(0, 1)
     right.set_ylabel("log-probability of the right choice,\nless the full model's (nats)")
-    legend_above(
-        left, handles, f"grey: full model, {int(found['correct_full'].sum())} of {n} right; 95 % intervals", ncols=2
-    )
+    right_in_full = f"{int(found['correct_full'].sum())} of {found.sizes['sample']}"
+    legend_above(left, handles, f"grey: full model, {right_in_full} right; 95 % intervals", ncols=2)
     caption_below(left, f"{caption(found)}; skipped in prefill and decode; time of decode alone")
     return panels
 
