@@ -21,7 +21,7 @@ _MISSING = {
 
 @dataclass(frozen=True)
 class SoFar:
-    """What a piece of work is told when it begins.
+    """What a piece of work is given when it begins: earlier results, and whom to tell of its progress.
 
     Attributes:
         parts: the results of the pieces before it.

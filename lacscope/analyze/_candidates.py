@@ -15,8 +15,8 @@ from lacscope.trace_analyses._tell_tale import norm_signals, norm_thresholds
 from lacscope.traces._joining import join_traces
 from lacscope.tracing._run import trace
 
-SEED = 0  # of the bootstrap
-TELL_TALE = MappingProxyType({"calibrated_on": f"1 of {CALIBRATION}", "seed": SEED})
+BOOTSTRAP_SEED = 0  # of the bootstrap
+TELL_TALE_SETTINGS = MappingProxyType({"calibrated_on": f"1 of {CALIBRATION}", "seed": BOOTSTRAP_SEED})
 _MOST_CHOICES = 1000
 
 
@@ -52,6 +52,6 @@ def right_by_norms(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     thresholds = norm_thresholds(read.isel(sample=calibrated))
     asked = read.isel(sample=~calibrated)
     signals = norm_signals(asked, thresholds, data=read.attrs["data"])
-    found = share_right(signals, asked["right"].values, asked["question"].values.tolist(), seed=SEED)
+    found = share_right(signals, asked["right"].values, asked["question"].values.tolist(), seed=BOOTSTRAP_SEED)
     n = len(set(read["question"].values[calibrated].tolist()))
     return found.assign_attrs(positions=f"{found.attrs['positions']}; thresholds from {n} other questions")

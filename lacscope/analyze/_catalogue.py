@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 
 from lacscope.analyze._analysis import Analysis, Part, SoFar, by_prompt, each, whole
-from lacscope.analyze._candidates import TELL_TALE, candidates, right_by_norms
+from lacscope.analyze._candidates import TELL_TALE_SETTINGS, candidates, right_by_norms
 from lacscope.analyze._depth import (
     curves_of_depth,
     depths_of_curves,
@@ -152,7 +152,7 @@ def _others() -> list[Analysis]:
             needs="choices",
             fewest=2,
             lacks=too_alike,
-            settings=TELL_TALE,
+            settings=TELL_TALE_SETTINGS,
         ),
         analysis_of(MEASURES["painters_curves"], painters, curves, needs="questions", settings=PAINTERS),
         analysis_of(MEASURES["plan_tradeoff"], tradeoffs, all_plans, fewest=2, lacks=too_alike, settings=TRADEOFF),

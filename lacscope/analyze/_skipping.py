@@ -11,7 +11,7 @@ import xarray as xr
 from lacscope.analyze._analysis import Part, piece
 from lacscope.analyze._prompts import CALIBRATION, Prompts
 from lacscope.model_measures._one_call import chances_of
-from lacscope.model_measures._painters import KINDS, SUN_CURVES, score_variants, variants
+from lacscope.model_measures._painters import SUN_CURVES, VARIANT_KINDS, score_variants, variants
 from lacscope.model_measures._tradeoff import plan_tradeoff, skipping_plans
 from lacscope.models._facts import model_attrs
 from lacscope.models._model import Model
@@ -24,7 +24,7 @@ SCORED = "token_accuracy"
 SHARES = (0.1, 0.2, 0.3)  # of the layers, skipped
 STARTS = 8  # of the curves, from the first possible to the last
 SEEDS = (0, 1)
-PAINTERS = MappingProxyType({"kinds": list(KINDS), "starts": STARTS, "seeds": list(SEEDS)})
+PAINTERS = MappingProxyType({"kinds": list(VARIANT_KINDS), "starts": STARTS, "seeds": list(SEEDS)})
 TRADEOFF = MappingProxyType(
     {"shares": list(SHARES), "seeds": list(SEEDS), "alpha": PRIMARY_ALPHA, "calibrated_on": f"1 of {CALIBRATION}"}
 )
@@ -52,7 +52,7 @@ def painters(model: Model, prompts: Prompts) -> list[Part]:
         (table,) = score_variants(model, by_task, [variant], score=score)
         return xr.Dataset({name: ("row", table[name].to_numpy()) for name in table}, attrs=attrs)
 
-    return [piece(one, variant) for variant in variants(n_layers, KINDS, starts, seeds=SEEDS)]
+    return [piece(one, variant) for variant in variants(n_layers, VARIANT_KINDS, starts, seeds=SEEDS)]
 
 
 def curves(parts: Sequence[xr.Dataset]) -> xr.Dataset:

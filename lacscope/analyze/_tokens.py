@@ -30,10 +30,10 @@ from lacscope.traces._schema import model_named
 from lacscope.traces._voids import voids
 from lacscope.tracing._run import trace
 
-EFFECTS: tuple[Effect, ...] = ("readout", "bypass")
+SHIFTED_UNDER: tuple[Effect, ...] = ("readout", "bypass")
 SEED = 0  # of the bootstraps
-TOKENS = MappingProxyType({"alpha": PRIMARY_ALPHA, "effects": list(EFFECTS), "seed": SEED})
-_KL = tuple(f"kl_{effect}" for effect in EFFECTS)
+TOKENS = MappingProxyType({"alpha": PRIMARY_ALPHA, "effects": list(SHIFTED_UNDER), "seed": SEED})
+_KL = tuple(f"kl_{effect}" for effect in SHIFTED_UNDER)
 
 
 def traces(model: Model, prompts: Prompts) -> list[Part]:
@@ -52,7 +52,7 @@ def _traced(model: Model, prompts: Prompts, first: int) -> xr.Dataset:
     rule = L2AdaptiveComputation(PRIMARY_ALPHA)
     # With the trace, whose texts may not be written.
     kept = full.drop_vars("logits").assign(token_class=token_classes(full))
-    for name, effect in zip(_KL, EFFECTS, strict=True):
+    for name, effect in zip(_KL, SHIFTED_UNDER, strict=True):
         changed = trace(model, inputs, rule=rule, effect=effect, responses=given, logits="all", sample_ids=numbers)
         kept[name] = token_shift(full, changed)["kl"]
     if prompts.questions:
@@ -136,7 +136,7 @@ def draw_phases(found: xr.Dataset) -> np.ndarray:
 
 def _made_by(read: xr.Dataset) -> dict[str, str]:
     """What the KL was made with: the trace beside it is of the full model."""
-    return {"effects": ", ".join(EFFECTS), "rule": describe_rule(L2AdaptiveComputation(PRIMARY_ALPHA))}
+    return {"effects": ", ".join(SHIFTED_UNDER), "rule": describe_rule(L2AdaptiveComputation(PRIMARY_ALPHA))}
 
 
 def _title(found: xr.Dataset, width: int) -> str:

@@ -19,8 +19,8 @@ from lacscope.cli._harness import lm_eval_command
 from lacscope.cli._prompts_file import read_prompts_file
 from lacscope.cli._reproduce import report, reproduce
 from lacscope.cli._terminal import (
+    Advancing,
     NoText,
-    Step,
     bar_of,
     check_folder,
     check_output,
@@ -96,7 +96,7 @@ def _global_options(
     """Options of every command."""
 
 
-def step(what: str) -> Step:
+def step(what: str) -> Advancing:
     """A progress bar for one step, on this command line's console."""
     return bar_of(what, console)
 

@@ -22,7 +22,7 @@ NoText = Annotated[
         "(gpqa) none ever are.",
     ),
 ]
-Step = AbstractContextManager[Callable[[int, int], None]]
+Advancing = AbstractContextManager[Callable[[int, int], None]]
 
 
 def check_output(out: Path, force: bool) -> None:

@@ -23,7 +23,7 @@ from lacscope.traces._voids import voids
 from lacscope.tracing._inputs import read_inputs
 from lacscope.tracing._run import trace
 
-ALPHAS = (0.5, 0.8, 1.0)
+USAGE_ALPHAS = (0.5, 0.8, 1.0)
 _RESTS_ON = (*METRIC_ATTRS, "source", "read_in", "aggregation")
 _NO_SCORES: Mapping[str, xr.DataArray] = MappingProxyType({})
 
@@ -67,7 +67,7 @@ class Read:
         return self.found[key]
 
 
-def scorers(alphas: Sequence[float | int] = ALPHAS) -> dict[str, Callable[[Read], xr.DataArray]]:
+def scorers(alphas: Sequence[float | int] = USAGE_ALPHAS) -> dict[str, Callable[[Read], xr.DataArray]]:
     """Every score of :func:`layer_scores` by name: usage at each alpha, and all that prompts or weights suffice for."""
     found: dict[str, Callable[[Read], xr.DataArray]] = {
         f"usage {alpha:g}": partial(_usage, alpha=alpha) for alpha in alphas
@@ -117,7 +117,7 @@ def layer_scores(
     model: Model,
     inputs: Any,
     *,
-    alphas: Sequence[float | int] = ALPHAS,
+    alphas: Sequence[float | int] = USAGE_ALPHAS,
     leave_out: Collection[str] = (),
     max_tokens: int | None = None,
     n_probes: int = 32,
@@ -204,7 +204,7 @@ def layer_agreement(
     inputs: Any,
     *,
     seed: int,
-    alphas: Sequence[float | int] = ALPHAS,
+    alphas: Sequence[float | int] = USAGE_ALPHAS,
     leave_out: Collection[str] = (),
     max_tokens: int | None = None,
     n_probes: int = 32,

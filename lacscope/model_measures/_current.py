@@ -8,7 +8,7 @@ from lacscope.model_measures._cuts import current_variants
 from lacscope.model_measures._prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.model_measures._skip_influence import (
     SOURCE,
-    Unit,
+    SkippedUnit,
     influence_dataset,
     read_rows,
     skip_every_layer,
@@ -33,7 +33,7 @@ def current_skip_influence(
     model: Model,
     inputs: Any,
     *,
-    unit: Unit = "block",
+    unit: SkippedUnit = "block",
     keep_first: int = 1,
     max_tokens: int | None = None,
     data: str = "",

@@ -13,7 +13,7 @@ from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import MODEL_ATTRS, Preset, result_attrs
 
 OverSamples = Literal["mean", "max"]
-MEASURES = ("later layers", "output")
+INFLUENCES = ("later layers", "output")
 CSORDAS_DEPTH_SCORE = Preset(
     "csordas_2025/depth_score",
     f"{SOURCE}, multi-hop questions: one cut, at the answer's first token",
@@ -138,7 +138,7 @@ def depth_scores(
             "low": (("group", "measure"), np.array(low), interval),
             "high": (("group", "measure"), np.array(high), interval),
         },
-        coords={"group": list(groups), "measure": list(MEASURES), "n_samples": ("group", numbers)},
+        coords={"group": list(groups), "measure": list(INFLUENCES), "n_samples": ("group", numbers)},
         attrs={
             **_attrs(groups, first, preset, over_samples, n_resamples, confidence, seed),
             "n_layers": first.sizes["skipped"],
@@ -172,7 +172,7 @@ def _check(groups: Mapping[str, xr.Dataset], over_samples: str) -> xr.Dataset:
 def _refuse_what_is_not_finite(groups: Mapping[str, xr.Dataset]) -> None:
     """A sum over layers would leave NaN out, and so the prompt that overflowed."""
     for name, found in groups.items():
-        # NaN where layer <= skipped is no number to be.
+        # Where layer <= skipped nothing is measured, and NaN is right.
         later = found["influence"].where(found["layer"] > found["skipped"], 0.0)
         for values in (later, found["output_influence"]):
             by_sample = values.transpose("sample", ...).values.reshape(values.sizes["sample"], -1)

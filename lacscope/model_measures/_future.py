@@ -9,7 +9,7 @@ from lacscope.model_measures._cuts import cut_settings, cut_table, future_varian
 from lacscope.model_measures._prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.model_measures._skip_influence import (
     SOURCE,
-    Unit,
+    SkippedUnit,
     influence_dataset,
     read_rows,
     skip_every_layer,
@@ -44,7 +44,7 @@ def future_skip_influence(
     *,
     n_cuts: int = 4,
     cuts: Sequence[Sequence[int]] | None = None,
-    unit: Unit = "block",
+    unit: SkippedUnit = "block",
     keep_first: int = 1,
     seed: int = 0,
     first: int = 0,
@@ -67,8 +67,8 @@ def future_skip_influence(
         unit: the part that is skipped: ``"block"``, or its ``"attn"`` or ``"mlp"`` alone.
         keep_first: the number of first positions that are never skipped; position 0 is an attention sink.
         seed: the seed of the draw; a prompt's cuts depend on it and on the prompt's place alone.
-        first: place of the first prompt, where the prompts are a later part of some: they get the cuts that they
-            would have had among all.
+        first: the place of the first prompt in a longer list that is read in parts. Each prompt then gets the cuts that
+            it would get if the whole list were given at once.
         max_tokens: the number of tokens that are read of each prompt, from its first.
         data: the name of the prompts, for figures.
         prompt_format: the form in which they are put to the model, in words, such as :data:`CSORDAS_PROMPT_FORMAT`;

@@ -10,8 +10,8 @@ from torch import Tensor
 from lacscope.guards._arguments import one_of, whole_number
 from lacscope.model_measures._answered import Answered, answer_logits, map_over_tokens, read_answered
 from lacscope.model_measures._prompts import CSORDAS_QUESTIONS_DATA
-from lacscope.model_measures._residuals import Hook, Residuals, read_residuals, rerun
-from lacscope.model_measures._skip_influence import UNITS, Unit
+from lacscope.model_measures._residuals import ResidualHook, Residuals, read_residuals, rerun
+from lacscope.model_measures._skip_influence import SKIPPED_UNITS, SkippedUnit
 from lacscope.models._checks import check_blocks, require_derivatives
 from lacscope.models._facts import model_attrs
 from lacscope.models._model import Model
@@ -33,7 +33,7 @@ def integrated_gradients(
     inputs: Any,
     responses: Any,
     *,
-    unit: Unit = "block",
+    unit: SkippedUnit = "block",
     steps: int = 256,
     points: Points = "left",
     batch_size: int = 16,
@@ -84,8 +84,8 @@ def integrated_gradients(
     adapter = check_blocks(model)
     ratios = _ratios(steps, points)
     whole_number("batch_size", batch_size, least=1)
-    if unit not in UNITS:
-        raise ValueError(f"unit is one of {', '.join(map(repr, UNITS))}, got {unit!r}.")
+    if unit not in SKIPPED_UNITS:
+        raise ValueError(f"unit is one of {', '.join(map(repr, SKIPPED_UNITS))}, got {unit!r}.")
     require_derivatives(adapter)
     samples = read_answered(adapter, inputs, responses)
     n_states = adapter.n_layers + (unit == "block")
@@ -128,7 +128,7 @@ def _ratios(steps: int, points: str) -> Float[Tensor, " step"]:
 class _Path:
     """The straight line from the mean of the sequence to one state of one prompt, or to what a sublayer adds."""
 
-    def __init__(self, model: Model, read: Residuals, sample: Answered, state: int, unit: Unit) -> None:
+    def __init__(self, model: Model, read: Residuals, sample: Answered, state: int, unit: SkippedUnit) -> None:
         self._model, self._read, self._sample, self._state, self._unit = model, read, sample, state, unit
         ends = {"block": read.stream, "attn": read.attn_out, "mlp": read.mlp_out}[unit]
         assert ends is not None
@@ -156,7 +156,7 @@ class _Path:
     def _target(self, streams: Float[Tensor, "step pos d_model"]) -> Float[Tensor, " step"]:
         """Sum of the probabilities of the answer's tokens."""
         n_answer = self._sample.n_answer
-        hooks: list[Hook] = []
+        hooks: list[ResidualHook] = []
         entering = streams
         if self._unit != "block":
             hooks = [(f"blocks.{self._state}.hook_{self._unit}_out", lambda activation, hook: streams)]

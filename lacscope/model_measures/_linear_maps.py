@@ -23,7 +23,7 @@ from lacscope.traces._provenance import Preset, Progress, result_attrs
 from lacscope.tracing._inputs import InputError, read_inputs
 
 Within = Callable[[], AbstractContextManager[Any]]
-Stream = Float[Tensor, "state pos d_model"]
+MappedStream = Float[Tensor, "state pos d_model"]
 Map = Float[Tensor, "d_a states_of_b"]
 CSORDAS_LINEAR_MAPS = Preset(
     "csordas_2025/linear_maps",
@@ -154,7 +154,7 @@ class _Pair:
     within_a: Within
     within_b: Within
 
-    def read(self, rows: list[list[int]]) -> Iterator[tuple[Stream, Stream]]:
+    def read(self, rows: list[list[int]]) -> Iterator[tuple[MappedStream, MappedStream]]:
         """The streams of A and B, one prompt after the other."""
         same = self.a.model is self.b.model and self.within_a is self.within_b
         for ids in rows:
@@ -162,7 +162,7 @@ class _Pair:
             yield a, (a if same else _stream(self.b, self.within_b, ids))
 
 
-def _stream(adapter: Adapter, within: Within, ids: list[int]) -> Stream:
+def _stream(adapter: Adapter, within: Within, ids: list[int]) -> MappedStream:
     with within():
         (read,) = read_residuals(adapter.model, [ids])
     # On the CPU in double: X^T X squares the condition number.

@@ -13,7 +13,7 @@ from lacscope.model_measures._depth_score import depth_scores
 from lacscope.model_measures._effective_depth import effective_depths
 from lacscope.model_measures._future import future_skip_influence
 from lacscope.model_measures._logit_lens import logit_lens
-from lacscope.model_measures._painters import KINDS, score_variants, variants
+from lacscope.model_measures._painters import VARIANT_KINDS, score_variants, variants
 from lacscope.model_measures._pooling import pool_tokens
 from lacscope.model_measures._tradeoff import plan_tradeoff, skipping_plans
 from lacscope.models._checks import check_blocks
@@ -150,7 +150,7 @@ def layers_as_painters(
     model: Model,
     questions: Mapping[str, Sequence[Question]],
     *,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = VARIANT_KINDS,
     starts: Sequence[int] | None = None,
     seeds: Sequence[int] = (0, 1),
     chance: Mapping[str, float] | None = None,

@@ -10,7 +10,7 @@ from typing import get_args
 
 import pandas as pd
 
-from lacscope.guards._arguments import listed, whole_number, whole_numbers
+from lacscope.guards._arguments import ANY, listed, one_of, whole_number, whole_numbers
 from lacscope.model_measures._choices import score_choices
 from lacscope.models._model import Model
 from lacscope.models.adapters import adapt
@@ -18,33 +18,43 @@ from lacscope.plans import Plan
 from lacscope.plans import plan as running
 from lacscope.plans._plan import Kind
 from lacscope.tasks._base import Question
-from lacscope.trace_analyses._painters import FULL
+from lacscope.trace_analyses._painters import FULL_MODEL
 from lacscope.traces._provenance import Preset, Progress
 
-KINDS: tuple[str, ...] = get_args(Kind)
+VARIANT_KINDS: tuple[str, ...] = get_args(Kind)
 SINGLE = ("skip_one", "swap")
 SCORES = ("correct", "token_accuracy")
 
 SUN_CURVES = Preset(
     "sun_2024/curves",
     "Transformer Layers as Painters, arXiv 2407.09298, figure 2 and section 4",
-    {"kinds": list(KINDS), "times": 3, "data": "LAMBADA, ARC, HellaSwag, WinoGrande, GSM8K"},
+    {"kinds": list(VARIANT_KINDS), "times": 3, "data": "LAMBADA, ARC, HellaSwag, WinoGrande, GSM8K"},
     read_in="paper",
 )
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run the layers. ``start`` is the paper's s; of ``"skip_one"`` and ``"swap"`` it is the layer."""
+    """One way to run the layers. ``start`` is the paper's s; of ``"skip_one"`` and ``"swap"`` it is the layer.
+
+    Raises:
+        ValueError: an unknown kind, or a number that is none.
+    """
 
     kind: str
     start: int
     seed: int = -1
     times: int = 3
 
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, (FULL_MODEL, *VARIANT_KINDS, *SINGLE))
+        whole_number("start", self.start, least=ANY)
+        whole_number("seed", self.seed, least=-1)
+        whole_number("times", self.times, least=1)
+
     def plan(self, n_layers: int) -> Plan:
         """The plan for a model of so many layers."""
-        if self.kind == FULL:
+        if self.kind == FULL_MODEL:
             return Plan.full(n_layers)
         if self.kind == "skip_one":
             return Plan.skip(n_layers, [self.start])
@@ -56,7 +66,7 @@ class Variant:
 
 def variants(
     n_layers: int,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = VARIANT_KINDS,
     starts: Iterable[int] | None = None,
     *,
     seeds: Sequence[int] = (0, 1, 2),
@@ -66,7 +76,7 @@ def variants(
 
     Args:
         n_layers: the number of layers of the model.
-        kinds: some of ``KINDS``, and of ``"skip_one"`` and ``"swap"``, whose starts are layers.
+        kinds: some of ``VARIANT_KINDS``, and of ``"skip_one"`` and ``"swap"``, whose starts are layers.
         starts: the starts; by default all that there are: 0 .. (L-2)/2, or every layer for the single kinds.
         seeds: the seeds of ``"random"``.
         times: the number of repeats in ``"looped_parallel"``.
@@ -81,13 +91,13 @@ def variants(
     whole_number("times", times, least=1)
     seeds = whole_numbers("seeds", seeds, distinct=True)
     kinds = listed("kinds", kinds, "kinds")
-    unknown = [kind for kind in kinds if kind not in (*KINDS, *SINGLE)]
+    unknown = [kind for kind in kinds if kind not in (*VARIANT_KINDS, *SINGLE)]
     if unknown:
-        raise ValueError(f"unknown kind {unknown[0]!r}; choose from {', '.join((*KINDS, *SINGLE))}.")
+        raise ValueError(f"unknown kind {unknown[0]!r}; choose from {', '.join((*VARIANT_KINDS, *SINGLE))}.")
     if "random" in kinds and not seeds:
         raise ValueError("seeds is empty: kind 'random' is drawn once for each, so give at least one, such as 0.")
     asked = None if starts is None else whole_numbers("starts", starts, distinct=True)
-    found = [Variant(FULL, -1)]
+    found = [Variant(FULL_MODEL, -1)]
     for kind in kinds:
         last = {"skip_one": n_layers - 1, "swap": n_layers - 2}.get(kind, (n_layers - 2) // 2)
         outside = [start for start in asked or () if start > last]

@@ -22,16 +22,17 @@ from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter, registered, reordering_plan, without_gradients
 from lacscope.tracing._inputs import check_lengths, read_inputs
 
-Hook = tuple[str, Callable[..., Tensor | None]]
+ResidualHook = tuple[str, Callable[..., Tensor | None]]
 Visit = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
 class Residuals:
-    """One prompt's pass. ``stream[l]`` is h_l, what enters block l; ``stream[L]`` is what leaves the last block.
+    """One prompt's pass. ``stream[l]`` is h_l, which enters block l; ``stream[L]`` leaves the last block.
 
-    ``left[l]`` is what block l-1 left, before hooks of the user's at ``blocks.{l}.hook_resid_pre`` had their say: the
-    same as ``stream`` where there are none. A stream that is to be changed as a block leaves it is made from this.
+    ``left[l]`` is the output of block l-1 before the user's own hooks at ``blocks.{l}.hook_resid_pre`` change it.
+    Without such hooks it equals ``stream[l]``. An intervention on the output of a block starts from ``left``, so that
+    the user's hooks act on the changed stream once, as in a normal pass.
     """
 
     tokens: Int[Tensor, " pos"]
@@ -92,12 +93,12 @@ def _read(adapter: Adapter, tokens: Int[Tensor, " pos"], sublayers: bool, logits
         return lambda activation, hook: kept[name].append(activation[0].detach().clone())
 
     last = adapter.n_layers - 1
-    hooks: list[Hook] = [(f"blocks.{layer}.hook_resid_pre", keep("resid")) for layer in range(adapter.n_layers)]
+    hooks: list[ResidualHook] = [(f"blocks.{layer}.hook_resid_pre", keep("resid")) for layer in range(adapter.n_layers)]
     hooks.append((f"blocks.{last}.hook_resid_post", keep("resid")))
     if sublayers:
         names = ("hook_attn_out", "hook_mlp_out")
         hooks += [(f"blocks.{layer}.{name}", keep(name)) for layer in range(adapter.n_layers) for name in names]
-    before: list[Hook] = []
+    before: list[ResidualHook] = []
     if adapter.user_hooked():
         before = [(f"blocks.{layer}.hook_resid_pre", keep("left")) for layer in range(adapter.n_layers)]
     with _hooked(adapter, hooks, before):
@@ -124,7 +125,7 @@ def rerun(
     *,
     leaving: bool = False,
     visit: Visit | None = None,
-    fwd_hooks: Sequence[Hook] = (),
+    fwd_hooks: Sequence[ResidualHook] = (),
     keep: int | None = None,
 ) -> Float[Tensor, "variant read vocab"]:
     """Run blocks ``start`` .. L-1 on streams that enter block ``start``; the blocks before it do not run.
@@ -169,7 +170,7 @@ def rerun(
 
     last = f"blocks.{n_layers - 1}.hook_resid_post"
     # At L every block is idle and what leaves the last one is replaced.
-    entrance: list[Hook] = [(last if start == n_layers else f"blocks.{start}.hook_resid_pre", enter)]
+    entrance: list[ResidualHook] = [(last if start == n_layers else f"blocks.{start}.hook_resid_pre", enter)]
     before = entrance if leaving and start < n_layers else []
     hooks = [*([] if before else entrance), *hook_pairs(fwd_hooks)]
     if visit is not None:
@@ -189,7 +190,7 @@ def _refuse_reordered(adapter: Adapter) -> None:
         )
 
 
-def _hooked(adapter: Adapter, hooks: Sequence[Hook], before: Sequence[Hook] = ()) -> Temporary[None]:
+def _hooked(adapter: Adapter, hooks: Sequence[ResidualHook], before: Sequence[ResidualHook] = ()) -> Temporary[None]:
     """These hooks after the user's, and ``before`` them, on the leanest path that has their points."""
     points = [(adapter.hook_point(name), hook) for name, hook in hooks]
     first = [(adapter.hook_point(name), hook) for name, hook in before]

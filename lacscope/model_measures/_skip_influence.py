@@ -21,15 +21,15 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from lacscope.guards._arguments import whole_number_or_none
-from lacscope.model_measures._residuals import Hook, Residuals, read_residuals, rerun
+from lacscope.model_measures._residuals import ResidualHook, Residuals, read_residuals, rerun
 from lacscope.models._checks import check_blocks, require_sublayers
 from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter
 from lacscope.traces._provenance import Progress
 from lacscope.tracing._inputs import check_lengths, read_inputs
 
-Unit = Literal["block", "attn", "mlp"]
-UNITS: tuple[Unit, ...] = ("block", "attn", "mlp")
+SkippedUnit = Literal["block", "attn", "mlp"]
+SKIPPED_UNITS: tuple[SkippedUnit, ...] = ("block", "attn", "mlp")
 SOURCE = "Csordás, Manning and Potts 2025, arXiv 2505.13898"
 _SMALLEST_NORM = 1e-6  # the authors' clamp
 _INFLUENCE = {"long_name": "relative change of a later layer's update", "units": "share of the update's norm"}
@@ -59,8 +59,8 @@ def read_rows(model: Model, inputs: Any, unit: str, keep_first: int, max_tokens:
         UnsupportedModelError: a sublayer of a model whose hook points are not the block's parts.
         InputError: inputs that cannot be read or do not fit the context, or a prompt that is kept whole.
     """
-    if unit not in UNITS:
-        raise ValueError(f"unit is one of {', '.join(map(repr, UNITS))}, got {unit!r}.")
+    if unit not in SKIPPED_UNITS:
+        raise ValueError(f"unit is one of {', '.join(map(repr, SKIPPED_UNITS))}, got {unit!r}.")
     whole_number_or_none("max_tokens", max_tokens, least=1)
     if isinstance(keep_first, bool) or not hasattr(keep_first, "__index__") or keep_first < 0:
         raise ValueError(f"keep_first counts the first positions that are never skipped: 0 or more, got {keep_first}.")
@@ -120,7 +120,11 @@ def output_change(
 
 
 def skip_every_layer(
-    model: Model, rows: Sequence[Sequence[int]], variants: Sequence[Variants], unit: Unit, progress: Progress | None
+    model: Model,
+    rows: Sequence[Sequence[int]],
+    variants: Sequence[Variants],
+    unit: SkippedUnit,
+    progress: Progress | None,
 ) -> tuple[list[Float32[np.ndarray, "skipped layer"]], list[Float32[np.ndarray, " skipped"]]]:
     """E and the output's change of every prompt, one layer skipped after the other; one prompt's streams are held."""
     influence, output = [], []
@@ -141,7 +145,12 @@ def skip_every_layer(
 
 
 def skip_layer(
-    model: Model, read: Residuals, original: Float32[Tensor, "pos vocab"], layer: int, variants: Variants, unit: Unit
+    model: Model,
+    read: Residuals,
+    original: Float32[Tensor, "pos vocab"],
+    layer: int,
+    variants: Variants,
+    unit: SkippedUnit,
 ) -> tuple[Float32[np.ndarray, " layer"], float]:
     """Run on from the skipped layer: E from that layer on (NaN before it) and the output's change.
 
@@ -171,8 +180,8 @@ def skip_layer(
 
 
 def _skipped_stream(
-    read: Residuals, layer: int, skipped: Bool[Tensor, "variant pos"], unit: Unit
-) -> tuple[int, Float[Tensor, "variant pos d_model"], list[Hook]]:
+    read: Residuals, layer: int, skipped: Bool[Tensor, "variant pos"], unit: SkippedUnit
+) -> tuple[int, Float[Tensor, "variant pos d_model"], list[ResidualHook]]:
     """Where to start, the stream that enters there, and the hook that an attention's skip needs."""
     where = skipped.unsqueeze(-1).to(read.stream.device)
     if unit == "attn":

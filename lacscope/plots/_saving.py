@@ -20,7 +20,7 @@ from lacscope.traces._voids import voids
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ALPHAS = tuple(round(a, 2) for a in np.linspace(0.0, 1.5, 16))
+DRAWN_ALPHAS = tuple(round(a, 2) for a in np.linspace(0.0, 1.5, 16))
 FIGURES = ("norms", "usage", "usage_by_alpha", "void_map")
 
 
@@ -51,7 +51,7 @@ def save_figures(
             "void_map": plots.plot_void_map(trace, mask, sample=sample),
         }
         if trace.attrs["effect"] != "bypass":
-            axes["usage_by_alpha"] = plots.plot_usage_by_alpha(usage_by_alpha(trace, ALPHAS))
+            axes["usage_by_alpha"] = plots.plot_usage_by_alpha(usage_by_alpha(trace, DRAWN_ALPHAS))
         paths = {}
         for name, ax in axes.items():
             paths[name] = write_figure(ax.figure, folder / f"{name}.png", _made_by(trace, alpha, sample), dpi)

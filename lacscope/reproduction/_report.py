@@ -13,7 +13,7 @@ from lacscope.reproduction._studies import Findings, Study
 from lacscope.reproduction.scores._comparisons import PRIMARY_ALPHA
 from lacscope.reproduction.scores._scores import accuracy_by_group
 from lacscope.reproduction.scores._verdicts import verdict
-from lacscope.tasks._mmlu_subjects import GROUPS
+from lacscope.tasks._mmlu_subjects import SUBJECT_GROUPS
 from lacscope.tasks._registry import TASKS
 
 _SAID_MATCHINGS = ("raw", "position + class + surprisal", "sample + class + surprisal")
@@ -171,7 +171,7 @@ def _thoughts(study: Study) -> pd.DataFrame:
 def _groups(study: Study) -> pd.DataFrame:
     choice = study.scores[(study.scores["scoring"] == "choice") & study.scores["rule"].isin(("full", "lac"))]
     choice = choice[choice["effect"] != "observe"]
-    names = GROUPS if set(choice["group"]) <= set(GROUPS) else None
+    names = SUBJECT_GROUPS if set(choice["group"]) <= set(SUBJECT_GROUPS) else None
     found = accuracy_by_group(choice, names)
     found["condition"] = [_condition(row) for row in found.to_dict("records")]
     table = found.pivot(index="condition", columns="group", values="accuracy")

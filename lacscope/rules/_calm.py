@@ -110,7 +110,7 @@ class CALM:
     def _confidences(
         self, view: LayerView, asked: Bool[Tensor, "batch pos"], pass_state: dict[str, Any]
     ) -> Float[Tensor, "batch pos"]:
-        """The confidence of the tokens that may leave; of the others nothing is computed, and it is 0."""
+        """The confidence of each token that may leave at this layer; 0, without computing it, for all others."""
         if "places" not in pass_state:
             # Of all layers alike, and found once: a GPU that is asked where is waited for.
             pass_state["places"] = asked.nonzero(as_tuple=True)

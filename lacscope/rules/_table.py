@@ -19,9 +19,10 @@ from lacscope.rules._view import UNITS, Unit
 
 @dataclass(frozen=True)
 class ShippedRule:
-    """A rule, the units that it can have, and how to make one for a model of four layers.
+    """A rule, the units that it can have, and a function that makes one for a model of four layers.
 
-    ``otherwise``: an option under which the rule's cells differ, and the rule with it.
+    ``otherwise`` is an option that changes the rule's row of the table, with a rule that has this option set: the table
+    then shows both.
     """
 
     name: str

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
-from lacscope.guards._arguments import did_you_mean
+from lacscope.guards._arguments import did_you_mean, flag, whole_number
 from lacscope.tasks._answers import parse_boolean, parse_letter, parse_option
 from lacscope.tasks._thoughts import without_thoughts
 
@@ -54,7 +54,7 @@ class Question:
         chat_template_kwargs: options of the chat template (``enable_thinking``), where ``chat``.
 
     Raises:
-        ValueError: the target is not the index of a choice.
+        ValueError: the target is not the index of a choice, or a field is of another kind.
 
     >>> Question(0, "q-1", "Is the sky blue?", True, ("yes", "no"), 0, "yes")
     Question(sample=0, id='q-1', chat=True, target=0, group='', order=())
@@ -73,6 +73,19 @@ class Question:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
+        whole_number("sample", self.sample)
+        flag("chat", self.chat)
+        # The texts may be private: only their kinds are said.
+        for name in ("id", "prompt", "answer", "group"):
+            if not isinstance(getattr(self, name), str):
+                kind = type(getattr(self, name)).__name__
+                raise ValueError(f"sample {self.sample}: {name} must be text, not {kind}.")
+        for name in ("choices", "options"):
+            given = getattr(self, name)
+            if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(t, str) for t in given):
+                kind = type(given).__name__
+                raise ValueError(f"sample {self.sample}: {name} must be a tuple of texts, not {kind}.")
+            object.__setattr__(self, name, tuple(given))
         possible = range(len(self.choices)) if self.choices else range(-1, 0)
         if self.target not in possible:
             raise ValueError(
@@ -187,14 +200,32 @@ def asked_with(questions: Sequence[Question], options: Mapping[str, Any]) -> lis
     return [replace(one, chat_template_kwargs=dict(options)) if one.chat else one for one in questions]
 
 
+class _NumberedRow(dict[str, Any]):
+    """A row that says which field it lacks."""
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(
+            f"row {self.get('sample')} has no field {name!r}: give rows as read_rows(task, data) returns them, or as "
+            "the task's normalise(row) does."
+        )
+
+
 def numbered(rows: Sequence[Row]) -> Iterator[tuple[int, Row]]:
     """Each row with its sample number: the field ``sample`` that ``read_rows`` adds, else its place here."""
     for place, row in enumerate(rows):
-        yield int(row.get("sample", place)), row
+        sample = whole_number(f"rows[{place}]['sample']", row.get("sample", place))
+        yield sample, _NumberedRow({**row, "sample": sample})
 
 
-def check_request(task: Task, style: str, shots: Sequence[Row]) -> None:
-    """Raise ValueError unless the task has this style, and few-shot examples if some are given."""
+def check_request(task: Task, rows: Sequence[Row], style: str, seed: int, shots: Sequence[Row]) -> None:
+    """Raise ValueError unless rows can be rendered so: the style, the examples, the kinds of what is given."""
+    for name, given in (("rows", rows), ("shots", shots)):
+        if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(r, Mapping) for r in given):
+            raise ValueError(
+                f"{name} must be a list of rows (dicts), as read_rows(task, data) returns them, not "
+                f"{type(given).__name__}."
+            )
+    whole_number("seed", seed)
     if style not in task.styles:
         raise ValueError(
             f"{task.name} has no style {style!r}; choose one of {', '.join(map(repr, task.styles))}."

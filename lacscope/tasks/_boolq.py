@@ -38,7 +38,7 @@ class BoolQ(BooleanAnswers):
 
     def questions(self, rows: Sequence[Row], style: str, *, seed: int, shots: Sequence[Row] = ()) -> list[Question]:
         """The rows' questions in this style; nothing depends on the seed."""
-        check_request(self, style, shots)
+        check_request(self, rows, style, seed, shots)
         return [self._question(sample, row, style) for sample, row in numbered(rows)]
 
     def _question(self, sample: int, row: Row, style: str) -> Question:

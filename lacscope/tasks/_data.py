@@ -5,6 +5,7 @@ Messages name file, row and field, never a row's text: some tasks are private.
 
 import io
 import json
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from lacscope.guards._arguments import made_by
 from lacscope.guards._text_files import TextFileError, read_lines
 from lacscope.tasks._base import Packaged, Task
 from lacscope.tasks._fields import FieldError
@@ -28,7 +30,7 @@ class DataError(ValueError):
     """A task's rows cannot be had; the message says what is wrong and what to do."""
 
 
-def read_rows(task: Task, data: Path | None, shots: bool = False) -> list[dict[str, Any]]:
+def read_rows(task: Task, data: str | os.PathLike[str] | None, shots: bool = False) -> list[dict[str, Any]]:
     """The task's rows with lacscope's field names, and each one's number as ``sample``.
 
     Args:
@@ -38,6 +40,7 @@ def read_rows(task: Task, data: Path | None, shots: bool = False) -> list[dict[s
         shots: True to read the few-shot examples: ``data`` is then the file that holds them, and None their split.
 
     Raises:
+        ValueError: what is no task, or no path.
         DataError: the file is missing, empty or of another kind; a row of it lacks a field or its text, repeats
             another, or has two equal options; the hub cannot be reached.
 
@@ -45,6 +48,10 @@ def read_rows(task: Task, data: Path | None, shots: bool = False) -> list[dict[s
     >>> len(read_rows(task("pocket_options"), None))
     48
     """
+    made_by("task", task, Task, "lacscope.tasks.task('boolq')")
+    if data is not None and not isinstance(data, (str, os.PathLike)):
+        raise ValueError(f"data must be a path to a file, or None, got {data!r:.80}.")
+    data = None if data is None else Path(data)
     if shots and (task.hub is None or task.hub.shots_split is None):
         raise DataError(f"{task.name} has no few-shot examples.")
     if data is not None:

@@ -51,7 +51,7 @@ class Gpqa(LetterAnswers):
 
     def questions(self, rows: Sequence[Row], style: str, *, seed: int, shots: Sequence[Row] = ()) -> list[Question]:
         """The rows' questions in this style, each with its own order of options, drawn from (seed, sample)."""
-        check_request(self, style, shots)
+        check_request(self, rows, style, seed, shots)
         return [self._question(sample, row, style, seed) for sample, row in numbered(rows)]
 
     def _question(self, sample: int, row: Row, style: str, seed: int) -> Question:

@@ -39,7 +39,7 @@ class Lambada:
 
     def questions(self, rows: Sequence[Row], style: str, *, seed: int, shots: Sequence[Row] = ()) -> list[Question]:
         """The passages without their last word; nothing depends on the seed."""
-        check_request(self, style, shots)
+        check_request(self, rows, style, seed, shots)
         return [
             Question(
                 sample, row.get("id", ""), row["context"], False, (f" {row['target']}",), 0,

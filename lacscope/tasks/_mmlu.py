@@ -44,7 +44,7 @@ class Mmlu(LetterAnswers):
 
     def questions(self, rows: Sequence[Row], style: str, *, seed: int, shots: Sequence[Row] = ()) -> list[Question]:
         """The rows' questions in this style; nothing depends on the seed."""
-        check_request(self, style, shots)
+        check_request(self, rows, style, seed, shots)
         render = paper_options if style == "paper" else plain_options
         before = _solved_by_subject(shots, render)
         return [self._question(sample, row, render, before) for sample, row in numbered(rows)]

@@ -21,6 +21,6 @@ _SUBJECTS = {
     "other": "anatomy business_ethics clinical_knowledge college_medicine global_facts human_aging management "
     "marketing medical_genetics miscellaneous nutrition professional_accounting professional_medicine virology",
 }
-GROUPS: Mapping[str, str] = MappingProxyType(
+SUBJECT_GROUPS: Mapping[str, str] = MappingProxyType(
     {subject: group for group, subjects in _SUBJECTS.items() for subject in subjects.split()}
 )

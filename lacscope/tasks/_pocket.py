@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
 
-Kind = Literal["yes_no", "multiple_choice"]
-KINDS: tuple[Kind, ...] = ("yes_no", "multiple_choice")
-LETTERS = "ABCD"
+PocketKind = Literal["yes_no", "multiple_choice"]
+POCKET_KINDS: tuple[PocketKind, ...] = ("yes_no", "multiple_choice")
+POCKET_LETTERS = "ABCD"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PocketItem:
     """One question. ``answer`` is True or False for yes/no, an index into ``choices`` otherwise."""
 
     id: str
-    kind: Kind
+    kind: PocketKind
     question: str
     answer: bool | int
     topic: str
@@ -34,13 +34,13 @@ class PocketItem:
         """What a right answer begins with: ``"Yes"``, ``"No"`` or a letter."""
         if self.kind == "yes_no":
             return "Yes" if self.answer else "No"
-        return LETTERS[int(self.answer)]
+        return POCKET_LETTERS[int(self.answer)]
 
     def prompt(self) -> str:
         """The question as a user would put it, asking for a short answer."""
         if self.kind == "yes_no":
             return f"{self.passage}\n\nQuestion: {self.question}\nAnswer with Yes or No."
-        options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, self.choices, strict=True))
+        options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(POCKET_LETTERS, self.choices, strict=True))
         return f"{self.question}\n{options}\nAnswer with the letter of the right option."
 
     def chat(self) -> list[dict[str, str]]:
@@ -48,7 +48,7 @@ class PocketItem:
         return [{"role": "user", "content": self.prompt()}]
 
 
-def load_pocket(kind: Kind | None = None) -> list[PocketItem]:
+def load_pocket(kind: PocketKind | None = None) -> list[PocketItem]:
     """The packaged questions, all or of one kind, in their fixed order.
 
     Raises ValueError for an unknown kind.
@@ -56,8 +56,8 @@ def load_pocket(kind: Kind | None = None) -> list[PocketItem]:
     >>> len(load_pocket("yes_no")), len(load_pocket())
     (48, 96)
     """
-    if kind is not None and kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}; choose one of {', '.join(map(repr, KINDS))}, or None for all.")
+    if kind is not None and kind not in POCKET_KINDS:
+        raise ValueError(f"unknown kind {kind!r}; choose one of {', '.join(map(repr, POCKET_KINDS))}, or None for all.")
     lines = (files("lacscope") / "data" / "pocket.jsonl").read_text(encoding="utf-8").splitlines()
     return [item for item in _parse(lines) if kind in (None, item.kind)]
 

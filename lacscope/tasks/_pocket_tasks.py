@@ -40,7 +40,7 @@ class PocketBoolean(BooleanAnswers):
 
     def questions(self, rows: Sequence[Row], style: str, *, seed: int, shots: Sequence[Row] = ()) -> list[Question]:
         """The rows' questions in this style; nothing depends on the seed."""
-        check_request(self, style, shots)
+        check_request(self, rows, style, seed, shots)
         render, choices = (
             (paper_boolean, ("True", "False")) if style == "paper" else (plain_boolean, ("yes", "no"))
         )  # fmt: skip
@@ -82,7 +82,7 @@ class PocketOptions(LetterAnswers):
 
     def questions(self, rows: Sequence[Row], style: str, *, seed: int, shots: Sequence[Row] = ()) -> list[Question]:
         """The rows' questions in this style; nothing depends on the seed."""
-        check_request(self, style, shots)
+        check_request(self, rows, style, seed, shots)
         render = paper_options if style == "paper" else plain_options
         made = []
         for sample, row in numbered(rows):

@@ -55,7 +55,7 @@ class TwoHop:
 
     def questions(self, rows: Sequence[Row], style: str, *, seed: int, shots: Sequence[Row] = ()) -> list[Question]:
         """Three questions a row: first hop, second hop, both; nothing depends on the seed."""
-        check_request(self, style, shots)
+        check_request(self, rows, style, seed, shots)
         return [question for sample, row in numbered(rows) for question in _questions_of(sample, row)]
 
     def parse(self, text: str, question: Question) -> int | str | None:

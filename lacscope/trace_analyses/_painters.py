@@ -11,7 +11,7 @@ from jaxtyping import Float
 from lacscope.trace_analyses._statistics import paired_bootstrap
 from lacscope.traces._measure import Measure
 
-FULL = "full"
+FULL_MODEL = "full"
 _KEY = ["kind", "start"]
 
 
@@ -54,7 +54,7 @@ def painters_curves(
     without = [task for task in tasks if task not in chance]
     if without:
         raise ValueError(f"no chance is given for {', '.join(without)}: chance={dict(chance)}.")
-    plans = scores[scores["kind"] != FULL]
+    plans = scores[scores["kind"] != FULL_MODEL]
     _refuse_several_times(plans)
     kinds = list(dict.fromkeys(plans["kind"]))
     starts = sorted(int(start) for start in set(plans["start"]))
@@ -97,9 +97,11 @@ def _by_sample(
     rows: pd.DataFrame, task: str, columns: list[tuple[str, int]]
 ) -> tuple[Float[np.ndarray, " sample"], Float[np.ndarray, "plan sample"]]:
     """The full model's score of each sample, and each plan's, mean over seeds; NaN for a plan that was not run."""
-    of_full = rows[rows["kind"] == FULL]
+    of_full = rows[rows["kind"] == FULL_MODEL]
     if of_full.empty:
-        raise ValueError(f"{task} has no rows of the full model (kind {FULL!r}), which every score is measured by.")
+        raise ValueError(
+            f"{task} has no rows of the full model (kind {FULL_MODEL!r}), which every score is measured by."
+        )
     # Tables of several calls laid end to end have the full model in each.
     whole = of_full.groupby("sample")["score"].first()
     if (of_full.groupby("sample")["score"].nunique() > 1).any():

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from lacscope.guards._arguments import made_by, whole_number
 from lacscope.trace_analyses._bootstrap import check_bootstrap
-from lacscope.trace_analyses._phases import CELL, KINDS, NO_SURPRISAL
+from lacscope.trace_analyses._phases import CELL, CELL_KINDS, NO_SURPRISAL
 from lacscope.traces._measure import Measure
 from lacscope.traces._schema import PHASES
 
@@ -24,9 +24,9 @@ MATCHINGS: dict[str, tuple[str, ...]] = {
     "class": ("token_class",),
     "surprisal": ("surprisal_bin",),
     "class + surprisal": ("token_class", "surprisal_bin"),
-    "position + class + surprisal": KINDS,
+    "position + class + surprisal": CELL_KINDS,
     "sample + class + surprisal": ("sample", "token_class", "surprisal_bin"),
-    "sample + position + class + surprisal": ("sample", *KINDS),
+    "sample + position + class + surprisal": ("sample", *CELL_KINDS),
 }
 """What tokens are matched on, by the name used in the tables."""
 

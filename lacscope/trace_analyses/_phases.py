@@ -32,8 +32,8 @@ SURPRISAL_EDGES = (0.01, 0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 """Surprisal bins in nats, as the position bins. Bin -1 holds tokens without surprisal (NaN: the first token)."""
 
 NO_SURPRISAL = -1
-KINDS = ("position_bin", "token_class", "surprisal_bin")
-CELL = ["sample", "alpha", "phase", *KINDS]
+CELL_KINDS = ("position_bin", "token_class", "surprisal_bin")
+CELL = ["sample", "alpha", "phase", *CELL_KINDS]
 _TYPES = {"sample": int, "alpha": float, "phase": object, "position_bin": int, "token_class": object}
 _TYPES |= {"surprisal_bin": int, "tokens": int, "active": int}
 

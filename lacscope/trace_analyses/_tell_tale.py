@@ -17,7 +17,7 @@ from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Preset, result_attrs
 from lacscope.traces._schema import made_from, validate
 
-Stream = Literal["resid_post_norm", "resid_pre_norm"]
+SignalStream = Literal["resid_post_norm", "resid_pre_norm"]
 Signal = Literal["norm_sum", "excess", "count_above", "late_excess"]
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
 
@@ -36,7 +36,7 @@ _LONG_NAMES = {
 
 
 def norm_thresholds(
-    calibration: xr.Dataset, *, stream: Stream = "resid_post_norm", sinks: Sinks = "include"
+    calibration: xr.Dataset, *, stream: SignalStream = "resid_post_norm", sinks: Sinks = "include"
 ) -> xr.DataArray:
     """Threshold of each layer: Q3 + 1.5 (Q3 - Q1) of the norms of the decode tokens of all samples.
 
@@ -76,7 +76,7 @@ def norm_signals(
     trace: xr.Dataset,
     thresholds: xr.DataArray,
     *,
-    stream: Stream = "resid_post_norm",
+    stream: SignalStream = "resid_post_norm",
     late_share: float | int = 0.3,
     sinks: Sinks = "include",
     data: str = "",
@@ -234,7 +234,7 @@ def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 def _decode_norms(trace: xr.Dataset, stream: str, sinks: Sinks) -> xr.DataArray:
     """Norms in float64, NaN where a token is not read in decode."""
     trace = validate(trace)
-    if stream not in get_args(Stream):
+    if stream not in get_args(SignalStream):
         raise ValueError(f"stream must be 'resid_post_norm' or 'resid_pre_norm', got {stream!r}.")
     counted = counted_tokens(trace, sinks) & (trace["phase"] == "decode")
     return without_token_coords(trace[stream].astype(np.float64).where(counted))

@@ -9,7 +9,7 @@ import xarray as xr
 from jaxtyping import Bool, Int
 
 VOID, ACTIVE = "void", "active"
-LONG_NAMES = {VOID: "the layer is a void for the token", ACTIVE: "the layer is active for the token"}
+MASK_NAMES = {VOID: "the layer is a void for the token", ACTIVE: "the layer is active for the token"}
 STREAM_KEY = "stream_key"
 
 
@@ -52,7 +52,7 @@ class VoidMask(xr.DataArray):
     def __invert__(self) -> "VoidMask":
         found = self._wrapped(1 - xr.DataArray(self))
         name = VOID if self.name == ACTIVE else ACTIVE
-        return found.rename(name).assign_attrs({**self.attrs, "long_name": LONG_NAMES[name]})
+        return found.rename(name).assign_attrs({**self.attrs, "long_name": MASK_NAMES[name]})
 
     def __rsub__(self, other: Any) -> "VoidMask":
         return ~self if np.ndim(other) == 0 and other == 1 else super().__rsub__(other)

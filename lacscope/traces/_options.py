@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from lacscope.guards._arguments import did_you_mean, is_real, listed, one_of, whole_number
-from lacscope.traces._schema import MEASURES
+from lacscope.traces._schema import EXTRA_MEASURES
 
 Effect = Literal["observe", "readout", "bypass"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
@@ -35,10 +35,11 @@ def check_options(
         raise ValueError(f"tokenwise must be 'all' or 'response' (the tokens measured), got {tokenwise!r}.")
     if isinstance(measures, str):
         raise ValueError(f"measures must be a list of names, got the string {measures!r}; write [{measures!r}].")
-    unknown = sorted(str(name) for name in listed("measures", measures, "names") if name not in MEASURES)
+    unknown = sorted(str(name) for name in listed("measures", measures, "names") if name not in EXTRA_MEASURES)
     if unknown:
         raise ValueError(
-            f"unknown measure {unknown[0]!r}; choose from {', '.join(MEASURES)}.{did_you_mean(unknown[0], MEASURES)}"
+            f"unknown measure {unknown[0]!r}; choose from {', '.join(EXTRA_MEASURES)}."
+            f"{did_you_mean(unknown[0], EXTRA_MEASURES)}"
         )
     whole_number("batch_size", batch_size, least=1)
     whole_number("max_new_tokens", max_new_tokens)

@@ -26,7 +26,7 @@ PHASES = ("prefill", "decode")
 NORMS = ("resid_pre_norm", "resid_post_norm", "delta_norm", "update_norm")
 LAYERWISE_MEASURES = ("attn_out_norm", "mlp_out_norm", "cos_pre_post", "threshold")
 TOKENWISE_MEASURES = ("surprisal", "rank", "entropy")
-MEASURES = LAYERWISE_MEASURES + TOKENWISE_MEASURES
+EXTRA_MEASURES = LAYERWISE_MEASURES + TOKENWISE_MEASURES
 SUBLAYER_DELTAS = ("attn_delta_norm", "mlp_delta_norm")
 TOKEN_COORDS = tuple(TOKEN_LABELS)
 PROVENANCE_ATTRS = (
@@ -65,7 +65,7 @@ LONG_NAMES = {
     "attn_void": "the layer's attention is a void for the token",
     "mlp_void": "the layer's MLP is a void for the token",
 }
-UNITS = {
+UNITS_OF_MEASURE = {
     "cos_pre_post": "1",
     "surprisal": "nat",
     "rank": "1",
@@ -228,7 +228,7 @@ _VOID_COMMENT = (
 
 
 def _describe(name: str) -> dict[str, str]:
-    return {"long_name": LONG_NAMES.get(name, name), "units": UNITS.get(name, "stream units")}
+    return {"long_name": LONG_NAMES.get(name, name), "units": UNITS_OF_MEASURE.get(name, "stream units")}
 
 
 def _attribute(value: Any) -> str | int | float:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from lacscope.traces._lac import check_alpha, lac_thresholds
-from lacscope.traces._masks import ACTIVE, LONG_NAMES, STREAM_KEY, VOID, VoidMask, flags_of, mask_of, stream_key
+from lacscope.traces._masks import ACTIVE, MASK_NAMES, STREAM_KEY, VOID, VoidMask, flags_of, mask_of, stream_key
 from lacscope.traces._normalised import TOKEN_LABELS, label_values
 from lacscope.traces._schema import TOKEN_COORDS, TraceError, model_named, require_first_layers, rule_of, validate
 
@@ -114,7 +114,7 @@ def labelled(void: xr.DataArray, trace: xr.Dataset, attrs: dict[str, str | int |
     mask = mask_of(void, trace["valid"]) if void.dtype == bool else VoidMask(void)
     mask = mask.assign_coords({STREAM_KEY: _key_of(trace)})
     mask.name = VOID
-    made = {"long_name": LONG_NAMES[VOID], "units": "1", **model_named(trace.attrs)}
+    made = {"long_name": MASK_NAMES[VOID], "units": "1", **model_named(trace.attrs)}
     mask.attrs = {**made, "rule": "null", "effect": trace.attrs["effect"], **attrs}
     return mask
 

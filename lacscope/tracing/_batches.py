@@ -91,10 +91,10 @@ def prepared(session: HaltingSession, fwd_hooks: list[tuple[Any, Callable[..., A
 
 @dataclass
 class Reading:
-    """What is measured on logits as they come: they belong to no layer, so no hook sees them.
+    """Measures of the logits (surprisal, rank, entropy), which no hook sees, since logits belong to no layer.
 
-    Its rows are sequences: one a sample, or one for each sample and rule. ``first`` says which of their rows
-    of ``batch`` they began with.
+    Each row is one sequence. Where rules generate apart, a sample has one sequence for each rule, and all of them read
+    the same prompt: ``first[s]`` is the row of ``batch`` that holds the prompt of sequence s.
     """
 
     program: Program

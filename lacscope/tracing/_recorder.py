@@ -265,7 +265,7 @@ def under_plan(attrs: Mapping[str, Any], text: str) -> dict[str, Any]:
 
 
 def going_on_under_plan(attrs: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """Attributes of a run of which a later pass ran under the plan of this JSON, whatever the earlier ones did.
+    """Attributes of a run after a cached pass under the plan of this JSON; the first pass may have had another plan.
 
     >>> later = '{"plan": "0, 2", "blocks": [0, 1, 2], "idle": [1]}'
     >>> going_on_under_plan({}, later)["plan"]

@@ -105,3 +105,15 @@ def test_the_plan_is_closed_between_tables_and_after_an_error(tiny_with_tokenize
 def test_an_unknown_score_is_refused_at_once(tiny_with_tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="unknown score 'bleu'; choose one of 'correct', 'token_accuracy'"):
         score_variants(tiny_with_tokenizer, {"toy": questions()}, [], score={"toy": "bleu"})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_variant_that_cannot_be_is_refused_when_it_is_made() -> None:
+    for changes, message in (
+        ({"kind": "skipp"}, "unknown kind 'skipp'"),
+        ({"start": 1.5}, "start must be a whole number"),
+        ({"seed": -2}, "seed must be at least -1, got -2"),
+        ({"times": 0}, "times must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Variant(**{"kind": "skip", "start": 0, **changes})

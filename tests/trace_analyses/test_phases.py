@@ -15,7 +15,7 @@ from lacscope import trace as traced
 from lacscope.testing import synthetic_trace
 from lacscope.trace_analyses import _phase_matching as phase_matching
 from lacscope.trace_analyses._phase_matching import MATCHINGS, matched_difference
-from lacscope.trace_analyses._phases import KINDS, POSITION_EDGES, SURPRISAL_EDGES, cell_counts
+from lacscope.trace_analyses._phases import CELL_KINDS, POSITION_EDGES, SURPRISAL_EDGES, cell_counts
 from lacscope.trace_analyses._tokens import token_classes
 from lacscope.trace_analyses._usage import layer_usage
 from lacscope.traces._schema import PHASES, TraceError
@@ -23,7 +23,7 @@ from lacscope.traces._voids import voids
 
 pytestmark = pytest.mark.once
 
-CELL = ["sample", "phase", *KINDS]
+CELL = ["sample", "phase", *CELL_KINDS]
 
 
 def with_surprisal(trace: xr.Dataset, seed: int = 0) -> xr.Dataset:
@@ -174,7 +174,7 @@ def test_it_equals_the_slow_implementation(trace: xr.Dataset, name: str) -> None
         assert found["coverage"] == pytest.approx(1.0 if name == "raw" else coverage)
         assert 0 < found["coverage"] <= 1
         # Within a sample few positions are alike: some resamples lack them all.
-        assert found["note"] == "" or MATCHINGS[name] == ("sample", *KINDS)
+        assert found["note"] == "" or MATCHINGS[name] == ("sample", *CELL_KINDS)
 
 
 def test_the_raw_difference_is_that_of_usage(trace: xr.Dataset) -> None:
@@ -371,6 +371,6 @@ def test_prompt_and_answer_as_one_prompt_fall_in_the_same_cells() -> None:
 
     def without_phase(trace: xr.Dataset) -> pd.DataFrame:
         cells = cell_counts(trace, voids(trace, [0.0, 0.5]))
-        return cells.groupby(["sample", "alpha", *KINDS])[["tokens", "active"]].sum()
+        return cells.groupby(["sample", "alpha", *CELL_KINDS])[["tokens", "active"]].sum()
 
     pd.testing.assert_frame_equal(without_phase(generated), without_phase(at_once))

@@ -30,7 +30,7 @@ PRIMARY_STYLE = "paper"
 CONTINUOUS = {"target_logp": "logp_per_token", "margin": "margin", "kl": "kl_to_full"}
 """Continuous outcomes of a comparison, and the columns that they are the mean difference of."""
 
-Condition = tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]
+Compared = tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]
 
 
 class _Paired(NamedTuple):
@@ -83,7 +83,7 @@ def compare(scores: pd.DataFrame, *, seed: int = 0, draws: int = 2000) -> pd.Dat
     return found
 
 
-def _pairs(every: list[Condition]) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
+def _pairs(every: list[Compared]) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
     """(key, the condition's rows, the other side's rows, the full model's rows) of each comparison."""
     whole = {tuple(key[name] for name in RUN): rows for key, rows, _ in every if key["effect"] == "none"}
     lac = {_budget(key): (key, rows) for key, rows, _ in every if key["rule"] == "lac" and not key["protect"]}

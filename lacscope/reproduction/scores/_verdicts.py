@@ -8,7 +8,7 @@ import pandas as pd
 from lacscope.reproduction.scores._comparisons import CONTINUOUS, PRIMARY_ALPHA
 from lacscope.reproduction.scores._conditions import RUN
 
-LEVEL = 0.05
+P_LEVEL = 0.05
 RANDOM = {"readout": ("permuted_exits",), "bypass": ("random_layers", "random_tokens")}
 """The controls that skip at random with LAC's budget, by effect."""
 
@@ -178,7 +178,7 @@ def _null_sentence(where: str, row: pd.Series) -> str:
 def _decision(row: pd.Series) -> str:
     """ "better" or "worse" where the interval and the test both say so, else "open"."""
     p = row["p"] if row.get("primary", False) else row["p_adjusted"]
-    if not p < LEVEL:
+    if not p < P_LEVEL:
         return "open"
     if row["difference_low"] > 0:
         return "better"

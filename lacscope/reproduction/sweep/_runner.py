@@ -51,7 +51,7 @@ class Advance:
     accuracy: float
 
 
-Progress = Callable[[Advance], None]
+Told = Callable[[Advance], None]
 
 
 def make_spec(
@@ -98,7 +98,7 @@ def run_shards(
     *,
     share: Share | None = None,
     keep_traces: bool = False,
-    progress: Progress | None = None,
+    progress: Told | None = None,
 ) -> None:
     """Score the shards of this process's share that are not done yet.
 
@@ -133,7 +133,7 @@ def run_shards(
 
 
 class _Tracker:
-    def __init__(self, spec: SweepSpec, mine: Sequence[int], progress: Progress | None) -> None:
+    def __init__(self, spec: SweepSpec, mine: Sequence[int], progress: Told | None) -> None:
         self.spec, self.progress = spec, progress
         self.total = sum(len(spec.shard(index)) for index in mine)
         self.done = self.fresh = 0.0

@@ -22,7 +22,7 @@ from lacscope.tracing._questions import ReadQuestion, read_answers, single_token
 from lacscope.tracing._run import trace
 
 Keep = Callable[[str, xr.Dataset], None]
-Rows = TypeVar("Rows", xr.Dataset, xr.DataArray)
+ByRow = TypeVar("ByRow", xr.Dataset, xr.DataArray)
 
 
 @dataclass
@@ -156,7 +156,7 @@ class _ChoiceScoring:
             sample_ids=[read[i].question.sample * ROW_STRIDE + c for i, c in self.rows],
         )
 
-    def by_question(self, made: Rows) -> Rows:
+    def by_question(self, made: ByRow) -> ByRow:
         """One row per question, named by its sample."""
         return made.isel(sample=self.right).assign_coords(sample=[r.question.sample for r in self.shard.read])
 
@@ -255,7 +255,7 @@ class _GeneratedScoring:
             sample_ids=[r.question.sample for r in self.shard.read],
         )
 
-    def by_question(self, made: Rows) -> Rows:
+    def by_question(self, made: ByRow) -> ByRow:
         """The trace as it is: each question is one row."""
         return made
 
