@@ -7,7 +7,6 @@ from typing import Any, Protocol, runtime_checkable
 import xarray as xr
 
 from lacscope.analyze._prompts import Prompts, PromptsError
-from lacscope.models._model import Model
 from lacscope.traces._measure import Measure, Needs
 from lacscope.traces._provenance import Progress
 
@@ -80,7 +79,7 @@ class Analysis:
         """What any text lacks for this analysis, in words; "" where nothing."""
         return _MISSING.get(self.needs, "")
 
-    def missing(self, model: Model, prompts: Prompts) -> str:
+    def missing(self, model: Any, prompts: Prompts) -> str:
         """What these prompts lack for this analysis of this model, in words; "" where nothing."""
         if self.needs == "answers" and prompts.responses is None:
             return self.missing_in_text
@@ -92,7 +91,7 @@ class Analysis:
             return f"it needs {self.fewest} prompts or more, got {len(prompts)}"
         return self.lacks(model, prompts)
 
-    def check(self, model: Model, prompts: Prompts) -> None:
+    def check(self, model: Any, prompts: Prompts) -> None:
         """Raise PromptsError where the prompts lack what it needs."""
         if missing := self.missing(model, prompts):
             raise PromptsError(f"{self.name}: {missing}.")
@@ -110,7 +109,7 @@ def piece(run: Callable[..., xr.Dataset], *args: Any) -> Part:
 def whole(run: Callable[[Any, Prompts, SoFar], xr.Dataset]) -> Callable[[Any, Prompts], list[Part]]:
     """All in one piece; ``run`` is also given what is known when it begins, with whom to tell how far it is."""
 
-    def parts(model: Model, prompts: Prompts) -> list[Part]:
+    def parts(model: Any, prompts: Prompts) -> list[Part]:
         def one(so_far: SoFar = NOTHING) -> xr.Dataset:
             return run(model, prompts, so_far)
 
@@ -122,7 +121,7 @@ def whole(run: Callable[[Any, Prompts, SoFar], xr.Dataset]) -> Callable[[Any, Pr
 def each(run: Callable[[Any, Prompts, int], xr.Dataset]) -> Callable[[Any, Prompts], list[Part]]:
     """A piece for every few prompts; ``run`` is also told the place of the first."""
 
-    def parts(model: Model, prompts: Prompts) -> list[Part]:
+    def parts(model: Any, prompts: Prompts) -> list[Part]:
         starts = range(0, len(prompts), AT_ONCE)
         return [piece(run, model, prompts.part(start, start + AT_ONCE), start) for start in starts]
 
@@ -132,7 +131,7 @@ def each(run: Callable[[Any, Prompts, int], xr.Dataset]) -> Callable[[Any, Promp
 def by_prompt(measure: Measure, **settings: Any) -> Callable[[Any, Prompts], list[Part]]:
     """A measure of a few prompts each, told what it has a keyword for: their data, their form, where they are cut."""
 
-    def one(model: Model, own: Prompts, start: int) -> xr.Dataset:
+    def one(model: Any, own: Prompts, start: int) -> xr.Dataset:
         said = measure.takes(max_tokens=own.max_tokens, data=own.name, prompt_format=own.prompt_format)
         found: xr.Dataset = measure.function(model, own.whole, **said, **settings)
         return found

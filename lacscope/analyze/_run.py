@@ -11,12 +11,11 @@ from lacscope.analyze._analysis import AT_ONCE, Analysis, SoFar
 from lacscope.analyze._catalogue import catalogue
 from lacscope.analyze._prompts import Prompts
 from lacscope.analyze._store import ResultStore, result_id
-from lacscope.models._model import Model
 from lacscope.traces._provenance import Progress, installed_versions
 
 
 def analyze(
-    model: Model,
+    model: Any,
     analysis: Analysis,
     prompts: Prompts,
     store: ResultStore,

@@ -83,7 +83,12 @@ def many_tokens(prompts):
     return replace(prompts, **{name: getattr(prompts, name) * 10 for name in names})
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+LONG = ("agreement", "maps-bypassed")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in CATALOGUE]
+)
 def test_cut_gone_on_with_found_again_and_drawn(name, tiny_with_tokenizer, toy, tmp_path, monkeypatch):
     # As many draws as are needed to tell two results apart, not to believe one.
     monkeypatch.setattr(importance, "agreement", partial(agreement, n_boot=20, n_permutations=100))

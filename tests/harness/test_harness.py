@@ -308,6 +308,7 @@ def test_model_and_random_state_are_as_they_were(model: Any, task: Callable[...,
 # --- refusals -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_run_is_refused_in_words(folder: Path, model: Any, task: Callable[..., dict[str, Any]]):
     beams = task("until", generation_kwargs={"until": ["x"], "max_gen_toks": 3, "num_beams": 2})
     with pytest.raises(ValueError, match=r"num_beams=2 cannot run under a rule.*greedy"):

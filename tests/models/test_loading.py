@@ -177,6 +177,7 @@ def test_missing_demo_package_prints_the_command(no_demo_package: None):
         lacscope.load_model("smollm2-135m-instruct")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_not_a_transformer_lens_model():
     with pytest.raises(
         TypeError, match=r"expected a TransformerLens TransformerBridge or HookedTransformer, got Linear"

@@ -109,12 +109,14 @@ def test_a_model_without_residual_hook_points_is_refused_by_layer():
         check_blocks(Blind())
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("given", [object(), None, "smollm2-135m-instruct", torch.nn.Linear(2, 2)])
 def test_what_is_no_transformerlens_model_is_refused_in_words(given):
     with pytest.raises(TypeError, match="expected a TransformerLens TransformerBridge or HookedTransformer, got"):
         trace(given, [[1, 2]])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_plain_transformers_model_is_refused_with_what_to_do():
     with pytest.raises(TypeError, match=r"boot_transformers\(name, hf_model=model"):
         halting(tiny_transformers_model("llama"), RULE, "observe").__enter__()

@@ -119,6 +119,7 @@ def test_registered_takes_off_its_own_hooks_only() -> None:
 # --- adapt --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_adapt_refuses_other_objects_in_words() -> None:
     with pytest.raises(TypeError, match="expected a TransformerLens TransformerBridge or HookedTransformer, got Owner"):
         adapt(Owner())
