@@ -2,8 +2,9 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,12 @@ _KIND, _NAME, _SAVED, _DTYPES = "lacscope_kind", "lacscope_name", "lacscope_save
 _ARRAY = "lacscope_array"
 _ROW = "lacscope_row"
 _SCHEMA = "lacscope_schema"
+_NAMES = "lacscope_names"
+
+Result: TypeAlias = xr.Dataset | xr.DataArray | pd.DataFrame
 
 
-def save(result: xr.Dataset | xr.DataArray | pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+def save(result: Result | Mapping[str, xr.DataArray], path: str | os.PathLike[str]) -> Path:
     """Write a trace, a mask, an analysis' result or a table to a file that :func:`lacscope.open` reads.
 
     The file is netCDF with a sha256 at its end. It is written under a temporary name and renamed, so that a full disk
@@ -29,8 +33,9 @@ def save(result: xr.Dataset | xr.DataArray | pd.DataFrame, path: str | os.PathLi
     ``lacscope_saved`` is the time, in UTC.
 
     Args:
-        result: a Dataset (such as a trace), a DataArray (such as a mask or a usage), or a DataFrame whose rows are
-            numbered from 0 and whose columns, of numbers, text or categories, have a name each and no missing text.
+        result: a Dataset (such as a trace), a DataArray (such as a mask or a usage), DataArrays by name (as
+            :func:`lacscope.layer_scores` returns them), or a DataFrame whose rows are numbered from 0 and whose
+            columns, of numbers, text or categories, have a name each and no missing text.
         path: the file, ``.nc`` by custom.
 
     Returns:
@@ -57,7 +62,7 @@ def save(result: xr.Dataset | xr.DataArray | pd.DataFrame, path: str | os.PathLi
         raise ValueError(f"the result cannot be kept in a netCDF file: {error}") from error
 
 
-def open(path: str | os.PathLike[str]) -> xr.Dataset | xr.DataArray | VoidMask | pd.DataFrame:
+def open(path: str | os.PathLike[str]) -> Result | dict[str, xr.DataArray]:
     """Read what :func:`lacscope.save` wrote, as the kind that it was. Needs no torch.
 
     A file of :func:`lacscope.save_trace`, of ``lacscope analyze``, or one that xarray's ``to_netcdf`` wrote is read
@@ -72,6 +77,8 @@ def open(path: str | os.PathLike[str]) -> xr.Dataset | xr.DataArray | VoidMask |
     kind = found.attrs.pop(_KIND, "Dataset")
     if kind == "DataFrame":
         return _as_table(found)
+    if kind == "dict":
+        return _as_arrays(found)
     if kind in ("DataArray", "VoidMask"):
         array = found[_ARRAY].rename(found.attrs.pop(_NAME, "") or None)
         array.attrs[_SAVED] = found.attrs[_SAVED]
@@ -91,10 +98,39 @@ def _as_dataset(result: Any) -> xr.Dataset:
         columns = {name: (_ROW, result[name].to_numpy()) for name in result}
         kinds = {str(name): _said(kind) for name, kind in result.dtypes.items()}
         return xr.Dataset(columns, attrs={**result.attrs, _KIND: "DataFrame", _DTYPES: json.dumps(kinds)})
+    if isinstance(result, Mapping) and result and all(isinstance(one, xr.DataArray) for one in result.values()):
+        return _of_arrays(result)
     raise ValueError(
-        f"save takes a Dataset, a DataArray or a DataFrame, got a {type(result).__name__}: give what trace, voids or "
-        "an analysis returned."
+        f"save takes a Dataset, a DataArray, DataArrays by name or a DataFrame, got a {type(result).__name__}: give "
+        "what trace, voids or an analysis returned."
     )
+
+
+def _of_arrays(arrays: Mapping[str, xr.DataArray]) -> xr.Dataset:
+    """Arrays in one Dataset, each with dimensions and coordinates of its own: those of two may differ."""
+    kept: dict[str, xr.Variable] = {}
+    for place, array in enumerate(arrays.values()):
+        parts = {_ARRAY: array.variable, **{f"{name}#": coord.variable for name, coord in array.coords.items()}}
+        for name, part in parts.items():
+            kept[f"{name}#{place}"] = xr.Variable([f"{dim}#{place}" for dim in part.dims], part.values, part.attrs)
+    names = [[name, "" if array.name is None else str(array.name)] for name, array in arrays.items()]
+    return xr.Dataset(kept, attrs={_KIND: "dict", _NAMES: json.dumps(names)})
+
+
+def _as_arrays(found: xr.Dataset) -> dict[str, xr.DataArray]:
+    arrays = {}
+    for place, (name, own_name) in enumerate(json.loads(found.attrs[_NAMES])):
+        parts = {
+            str(part).removesuffix(f"#{place}"): xr.Variable(
+                [str(dim).removesuffix(f"#{place}") for dim in values.dims], values.values, values.attrs
+            )
+            for part, values in found.data_vars.items()
+            if str(part).endswith(f"#{place}")
+        }
+        coords = {part.removesuffix("#"): values for part, values in parts.items() if part != _ARRAY}
+        array = xr.DataArray(parts[_ARRAY], coords, name=own_name or None)
+        arrays[str(name)] = array.assign_attrs({_SAVED: found.attrs[_SAVED]})
+    return arrays
 
 
 def _as_table(found: xr.Dataset) -> pd.DataFrame:

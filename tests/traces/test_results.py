@@ -45,6 +45,21 @@ def test_a_result_comes_back_as_it_was(result: xr.Dataset | xr.DataArray, tmp_pa
     assert without_time(found).identical(result)
 
 
+def test_arrays_by_name_come_back_though_their_samples_differ(tmp_path: Path) -> None:
+    one = xr.DataArray(
+        [[1.0, 2.0], [3.0, 4.0]], {"sample": [0, 1], "n_tokens": ("sample", [4, 9])}, ("sample", "layer")
+    )
+    other = xr.DataArray([0.5, np.nan], {"layer": [0, 1]}, "layer", name="zd", attrs={"orientation": "larger"})
+    given = {"usage 0.8": one, "ZD": other, "a/b": one.isel(sample=[1])}
+    found = lacscope.open(lacscope.save(given, tmp_path / "scores.nc"))
+    assert list(found) == list(given)
+    for name, array in given.items():
+        assert without_time(found[name]).identical(array)
+        assert found[name].name == array.name
+    with pytest.raises(ValueError, match="got a dict"):
+        lacscope.save({}, tmp_path / "none.nc")
+
+
 def test_a_table_comes_back_as_it_was(tmp_path: Path) -> None:
     table = pd.DataFrame({"task": ["a", "b"], "right": [True, False], "n": [3, 4], "logp": [-0.5, np.nan]})
     pd.testing.assert_frame_equal(lacscope.open(lacscope.save(table, tmp_path / "t.nc")), table)
@@ -124,7 +139,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_a_file_cannot_keep_is_refused_in_words(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="takes a Dataset, a DataArray or a DataFrame, got a list"):
+    with pytest.raises(ValueError, match="takes a Dataset, a DataArray, DataArrays by name or a DataFrame, got a list"):
         lacscope.save([1, 2], tmp_path / "r.nc")
     with pytest.raises(ValueError, match="attribute 'flag' is a bool, and a file keeps text and numbers"):
         lacscope.save(VOID.assign_attrs(flag=True), tmp_path / "r.nc")
