@@ -7,7 +7,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
-from lacscope.plots._bands import LINE_LOOKS, band_words, draw_band
+from lacscope.plots._bands import band_words, draw_band
+from lacscope.plots._looks import LINE_LOOKS
 from lacscope.plots._style import (
     caption,
     caption_below,

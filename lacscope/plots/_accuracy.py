@@ -7,10 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from lacscope.plots._looks import EFFECT_LOOKS, FULL_COLOR, LOOKS
 from lacscope.plots._marks import (
     ALPHA_LABEL,
-    EFFECT_LOOKS,
-    FULL_COLOR,
     SUMMARY_MAKER,
     alphas_of,
     dodged,
@@ -23,7 +22,7 @@ from lacscope.plots._marks import (
     sample_count,
     take_grid,
 )
-from lacscope.plots._style import LOOKS, SMALL, Handle, legend_above, note
+from lacscope.plots._style import SMALL, Handle, legend_above, note
 
 _COLUMNS = (
     *(

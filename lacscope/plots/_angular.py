@@ -8,6 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from lacscope.plots._looks import VERMILION
 from lacscope.plots._style import (
     caption,
     caption_below,
@@ -78,8 +79,8 @@ def plot_angular_distance(result: xr.Dataset, ax: Axes | None = None, *, scaled:
         "markerfacecolor": "none",
         "markeredgewidth": 1.3,
     }
-    panel.plot(result["first_to_drop"].values, result["n"].values, color="#D55E00", clip_on=False, **look)
-    ring = Line2D([], [], color="#D55E00", **look, label="the block of n layers to drop: least distance")
+    panel.plot(result["first_to_drop"].values, result["n"].values, color=VERMILION, clip_on=False, **look)
+    ring = Line2D([], [], color=VERMILION, **look, label="the block of n layers to drop: least distance")
     legend_above(panel, [ring], "")
     caption_below(panel, caption(result))
     return panel

@@ -1,6 +1,5 @@
 """Lines by layer: the mean over samples, and a band that holds the middle of them."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -9,22 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-
-@dataclass(frozen=True)
-class LineLook:
-    """Told apart by line and marker as well as by colour (Okabe and Ito)."""
-
-    color: str
-    linestyle: str
-    marker: str
-
-
-LINE_LOOKS = (
-    LineLook("#0072B2", "-", "o"),
-    LineLook("#D55E00", "--", "s"),
-    LineLook("#000000", "-.", "^"),
-    LineLook("#009E73", ":", "D"),
-)
+from lacscope.plots._looks import LINE_LOOKS, LineLook
 
 
 class Spread(NamedTuple):

@@ -8,10 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import SymmetricalLogLocator
 
+from lacscope.plots._looks import EFFECT_LOOKS, FULL_COLOR
 from lacscope.plots._marks import (
     ALPHA_LABEL,
-    EFFECT_LOOKS,
-    FULL_COLOR,
     SUMMARY_MAKER,
     alphas_of,
     dodged,

@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lacscope.plots._continuous import OUTCOMES, Outcome, outcome_of
+from lacscope.plots._looks import EFFECT_LOOKS, FULL_COLOR
 from lacscope.plots._marks import (
-    EFFECT_LOOKS,
-    FULL_COLOR,
     SUMMARY_MAKER,
     draw_intervals,
     require_columns,

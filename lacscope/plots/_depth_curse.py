@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from lacscope.plots._bands import LINE_LOOKS, band_words, draw_band
+from lacscope.plots._bands import band_words, draw_band
+from lacscope.plots._looks import LINE_LOOKS
 from lacscope.plots._style import (
     caption,
     caption_below,

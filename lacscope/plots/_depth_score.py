@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from lacscope.plots._looks import BLUE, VERMILION
 from lacscope.plots._style import (
     caption,
     caption_below,
@@ -16,8 +17,8 @@ from lacscope.plots._style import (
 
 _MAKER = "lacscope.model_measures.depth_scores(groups)"
 _LOOKS = {
-    "later layers": ("#0072B2", "o", "e_l: influence on later layers"),
-    "output": ("#D55E00", "s", "e_l: influence on the output"),
+    "later layers": (BLUE, "o", "e_l: influence on later layers"),
+    "output": (VERMILION, "s", "e_l: influence on the output"),
 }
 _SIDE = 0.12
 

@@ -4,13 +4,14 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from lacscope.plots._looks import BLUE, GREEN, VERMILION
 from lacscope.plots._style import SMALL, caption, caption_below, label_layers, require_dims, require_names, take_ax
 
 _MAKER = "lacscope.model_measures.effective_depths(cosine, kl, overlap)"
 _LOOKS = {
-    "cosine": ("#0072B2", "o", "updates turn from\ntaking away to adding"),
-    "kl": ("#D55E00", "s", "KL of the logit lens\nbelow its share"),
-    "overlap": ("#009E73", "^", "overlap of the logit lens\nabove its threshold"),
+    "cosine": (BLUE, "o", "updates turn from\ntaking away to adding"),
+    "kl": (VERMILION, "s", "KL of the logit lens\nbelow its share"),
+    "overlap": (GREEN, "^", "overlap of the logit lens\nabove its threshold"),
 }
 
 

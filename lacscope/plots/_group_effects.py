@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 
-from lacscope.plots._bands import LINE_LOOKS
+from lacscope.plots._looks import LINE_LOOKS
 from lacscope.plots._marks import draw_intervals
 from lacscope.plots._style import legend_above, require_names, take_ax
 

@@ -7,9 +7,9 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 
+from lacscope.plots._looks import LOOKS
 from lacscope.plots._marks import draw_intervals
 from lacscope.plots._style import (
-    LOOKS,
     SMALL,
     legend_above,
     require_names,

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 
 from lacscope.guards._arguments import made_by
 from lacscope.plots._bands import Spread, spread_of
+from lacscope.plots._looks import BLUE
 from lacscope.plots._style import (
     Handle,
     caption,
@@ -18,7 +19,7 @@ from lacscope.plots._style import (
     take_ax,
 )
 
-_BAR, _SPREAD = "#0072B2", "0.15"
+_BAR, _SPREAD = BLUE, "0.15"
 _LEAST_SPAN = 0.25  # of the farthest value from 0
 _MAKER = "a measure of lacscope.model_measures, such as block_influence(model, prompts),"
 

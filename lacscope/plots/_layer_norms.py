@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from lacscope.plots._looks import LOOKS
 from lacscope.plots._marks import require_columns, require_one
 from lacscope.plots._style import (
-    LOOKS,
     Handle,
     counted,
     draw_line,

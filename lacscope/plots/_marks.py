@@ -1,7 +1,6 @@
 """What the plots of scores share: checks of a table, the look of each effect, a grid of axes, intervals."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,25 +13,9 @@ from lacscope.guards._arguments import made_by
 from lacscope.plots._style import counted
 
 SUMMARY_MAKER = "lacscope.reproduction.scores.summarise"
-FULL_COLOR = "0.35"
 ALPHA_LABEL = "alpha (scale of the threshold)"
 _MOST_ALPHA_TICKS = 12
 _DODGE = 0.012
-
-
-@dataclass(frozen=True)
-class EffectLook:
-    """How an effect is drawn; dark against light, and another marker, so that it needs no colour."""
-
-    color: str
-    linestyle: str
-    marker: str
-
-
-EFFECT_LOOKS = {
-    "readout": EffectLook(color="#009E73", linestyle="-", marker="^"),
-    "bypass": EffectLook(color="#882255", linestyle="--", marker="v"),
-}
 
 
 def require_columns(table: pd.DataFrame, wanted: Iterable[str], name: str, maker: str) -> None:

@@ -10,8 +10,8 @@ from matplotlib.ticker import LogLocator, NullFormatter, SymmetricalLogLocator
 from matplotlib.transforms import BboxTransformTo, ScaledTranslation, blended_transform_factory
 
 from lacscope.guards._arguments import one_of
+from lacscope.plots._looks import LOOKS
 from lacscope.plots._style import (
-    LOOKS,
     SMALL,
     counted,
     draw_line,

@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from lacscope.plots._looks import BLACK, BLUE, GREEN, PINK, SKY, VERMILION
 from lacscope.plots._style import (
     caption,
     caption_below,
@@ -17,14 +18,14 @@ from lacscope.plots._style import (
 _MAKER = "lacscope.trace_analyses.painters_curves(scores, chance)"
 # Okabe and Ito, told apart by marker and line as well.
 _LOOKS = {
-    "skip": ("#000000", "o", "-"),
-    "middle_repeat": ("#D55E00", "s", "--"),
-    "reverse": ("#0072B2", "v", "-"),
-    "random": ("#56B4E9", "^", "-."),
-    "parallel": ("#009E73", "D", "--"),
-    "looped_parallel": ("#CC79A7", "P", ":"),
-    "skip_one": ("#000000", "o", "-"),
-    "swap": ("#0072B2", "v", "--"),
+    "skip": (BLACK, "o", "-"),
+    "middle_repeat": (VERMILION, "s", "--"),
+    "reverse": (BLUE, "v", "-"),
+    "random": (SKY, "^", "-."),
+    "parallel": (GREEN, "D", "--"),
+    "looped_parallel": (PINK, "P", ":"),
+    "skip_one": (BLACK, "o", "-"),
+    "swap": (BLUE, "v", "--"),
 }
 _WORDS = {
     "skip": "skip the middle",

@@ -7,8 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from lacscope.plots._looks import LOOKS
 from lacscope.plots._marks import draw_intervals, require_columns, require_one
-from lacscope.plots._style import LOOKS, SMALL, fit_width, take_ax
+from lacscope.plots._style import SMALL, fit_width, take_ax
 
 _COLUMNS = ("matched_on", "difference", "low", "high", "coverage")
 _MAKER = "lacscope.trace_analyses.matched_difference"

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from lacscope.plots._bands import LINE_LOOKS
+from lacscope.plots._looks import LINE_LOOKS
 from lacscope.plots._style import (
     SMALL,
     caption,

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from lacscope.plots._looks import BLUE
 from lacscope.plots._style import (
     SMALL,
     caption,
@@ -87,7 +88,7 @@ def _draw_map(ax: Axes, influence: xr.Dataset) -> None:
 
 def _draw_bars(ax: Axes, influence: xr.Dataset) -> None:
     values = influence["max_output_influence"].values
-    ax.barh(influence["skipped"].values, values, height=0.8, color="#0072B2")
+    ax.barh(influence["skipped"].values, values, height=0.8, color=BLUE)
     ax.set_ylim(len(values) - 0.5, -0.5)
     ax.set_xlim(0, _LARGEST_DISTANCE)
     ax.set_yticks([])

@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from matplotlib.transforms import ScaledTranslation
 from lacscope.guards._arguments import made_by
 from lacscope.guards._shown import plain
 from lacscope.guards._temporary import Note, temporary
+from lacscope.plots._looks import LOOKS
 from lacscope.traces._schema import PHASES
 
 Handle = Artist | Container
@@ -30,23 +30,6 @@ POINTS_PER_INCH = 72
 _CHARACTER_INCHES = 0.06  # of small text, on average
 _FEWEST_CHARACTERS = 16
 _LEGEND_HANDLE_INCHES = 0.4
-
-
-@dataclass(frozen=True)
-class PhaseLook:
-    """How a phase is drawn; told apart by line, marker and hatch as well as by colour (Okabe and Ito)."""
-
-    color: str
-    tint: str
-    linestyle: str
-    marker: str
-    hatch: str
-
-
-LOOKS = {
-    "prefill": PhaseLook(color="#0072B2", tint="#0072B2", linestyle="-", marker="o", hatch=""),
-    "decode": PhaseLook(color="#D55E00", tint="#FBDCC8", linestyle="--", marker="s", hatch="////"),
-}
 
 
 @temporary

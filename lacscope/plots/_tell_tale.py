@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from lacscope.plots._bands import LINE_LOOKS
+from lacscope.plots._looks import LINE_LOOKS
 from lacscope.plots._style import (
     caption,
     caption_below,

@@ -7,7 +7,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from lacscope.guards._arguments import made_by
-from lacscope.plots._bands import LINE_LOOKS, LineLook, Spread, spread_of
+from lacscope.plots._bands import Spread, spread_of
+from lacscope.plots._looks import LINE_LOOKS, LineLook
 from lacscope.plots._style import Handle, caption_below, counted, label_layers, legend_above, require_dims, take_ax
 
 _MAKER = "a measure by layer, such as block_influence(model, prompts) or layer_usage(trace).sel(phase='prefill'),"

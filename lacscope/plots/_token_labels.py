@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from lacscope.guards._withheld import is_withheld
+from lacscope.plots._looks import SPECIAL_TOKEN
 from lacscope.plots._style import POINTS_PER_INCH
 
-SPECIAL = "#8A2F6B"
 _SMALLEST_LABEL, _LARGEST_LABEL = 5.0, 8.0
 _LINE_HEIGHT = 1.25
 _LONGEST_LABEL = 16
@@ -41,7 +41,7 @@ def label_tokens(ax: Axes, rows: xr.Dataset, shown: Int[np.ndarray, " token"], *
     ax.set_xticks(shown[::stride], labels[::stride], rotation=90, fontsize=points, parse_math=False, usetex=False)
     for tick, special in zip(ax.get_xticklabels(), specials[::stride], strict=True):
         if special:
-            tick.set(fontweight="bold", color=SPECIAL)
+            tick.set(fontweight="bold", color=SPECIAL_TOKEN)
     thinned = "" if stride == 1 else f", one label in {stride}"
     withheld = "its position: texts withheld, " if is_withheld(rows) else ""
     ax.set_xlabel(f"{what} ({withheld}special tokens bold{thinned})")

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
+from lacscope.plots._looks import VERMILION
 from lacscope.plots._style import (
     SMALL,
     caption,
@@ -18,7 +19,7 @@ from lacscope.plots._style import (
 )
 from lacscope.plots._token_labels import label_tokens
 
-_ANSWER = "#D55E00"
+_ANSWER = VERMILION
 _COORDS = ("sample", "token", "token_id", "token_text", "special", "valid", "answer")
 _CAPTION_POINTS = 30.0
 _ERASURE_MAKER = "lacscope.model_measures.residual_erasure(model, prompts, answers, mean_over=...)"

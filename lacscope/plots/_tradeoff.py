@@ -3,10 +3,10 @@
 import numpy as np
 import xarray as xr
 
+from lacscope.plots._looks import MANY
 from lacscope.plots._style import caption, caption_below, legend_above, require_names, take_axes
 
 _MAKER = "lacscope.plan_tradeoff(model, questions, plans)"
-_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osDv^P*"
 
 
@@ -39,7 +39,7 @@ def plot_plan_tradeoff(found: xr.Dataset, axes: np.ndarray | None = None) -> np.
         mine = found.isel(plan=[i for i, name in enumerate(found["plan"].values) if str(name).split(",")[0] == method])
         x = mine["decode_ratio"].median("round").values
         spread = np.stack([x - mine["decode_ratio"].min("round").values, mine["decode_ratio"].max("round").values - x])
-        look = {"color": _COLORS[place % 7], "marker": _MARKERS[place % 7], "linestyle": "none", "markersize": 5}
+        look = {"color": MANY[place % 7], "marker": _MARKERS[place % 7], "linestyle": "none", "markersize": 5}
         accuracy, error = _bars(mine, "accuracy", "accuracy")
         handles.append(left.errorbar(x, accuracy, error, spread, elinewidth=0.8, label=method, **look))
         change, error = _bars(mine, "logp_change_mean", "logp_change")

@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from lacscope.plots._looks import LOOKS
 from lacscope.plots._style import (
-    LOOKS,
     Handle,
     counted,
     fit_width,

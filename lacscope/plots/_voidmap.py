@@ -14,13 +14,11 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import ScaledTranslation
 
 from lacscope.guards._arguments import ANY, made_by, whole_number
+from lacscope.plots._looks import ACTIVE, BOUNDARY, VOID
 from lacscope.plots._style import POINTS_PER_INCH, SMALL, counted, legend_above, require_dims, take_ax, whole_numbers
 from lacscope.plots._token_labels import label_tokens
 from lacscope.traces._schema import PHASES, require_distinct_samples, rule_of, validate
 from lacscope.traces._voids import resolve_voids
-
-ACTIVE, VOID = "#0B4F82", "#F3E9CF"
-BOUNDARY = "#D55E00"
 
 
 def plot_void_map(
