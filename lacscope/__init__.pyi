@@ -45,10 +45,10 @@ from .model_measures._residuals import rerun as rerun
 from .model_measures._tradeoff import plan_tradeoff as plan_tradeoff
 from .model_measures._tradeoff import skipping_plans as skipping_plans
 from .models._checks import UnsupportedModelError as UnsupportedModelError
-from .models._leftovers import restore as restore
 from .models._loading import ModelLoadError as ModelLoadError
 from .models._loading import load_model as load_model
 from .models._model import Model as Model
+from .models._restore import restore as restore
 from .models.adapters import PartialPassError as PartialPassError
 from .plans import Plan as Plan
 from .plans import PlanError as PlanError

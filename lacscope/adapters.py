@@ -7,8 +7,8 @@ old_modules(
     __name__,
     {
         "lacscope.models.adapters": """
-            bare_twin base bridge decode_state evaluation execution gguf_tensors grad_mode
-            hooked_transformer offloading ours passes rounding self_check stream weights
+            bare_twin base bridge decode_state evaluation=eval_mode execution gguf_tensors grad_mode
+            hooked_transformer offloading ours=uncopied passes rounding self_check stream weights
         """
     },
 )

@@ -7,8 +7,9 @@ old_modules(
     __name__,
     {
         "lacscope.model_measures": """
-            answered contributions current cuts depth_score effective_depth erasure future gradients
-            linear_maps local logit_lens pooling positions prompts skip_influence
+            answered contributions current=current_influence cuts=cut_positions depth_score effective_depth
+            erasure future=future_influence gradients linear_maps local=local_influence logit_lens pooling
+            positions prompts=csordas_prompts skip_influence
         """
     },
 )

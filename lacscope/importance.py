@@ -8,7 +8,7 @@ old_modules(
     {
         "lacscope.model_measures": """
             ablation ablation_accuracy agreement angles angular block_influence bypassed depth_curse
-            greedy jacobian_probes last_state lim results sleb state_similarity tokenwise updates
+            greedy jacobian_probes last_state lim results=importance_results sleb state_similarity tokenwise updates
             z_density
         """
     },

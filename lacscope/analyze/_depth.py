@@ -8,8 +8,8 @@ from lacscope import model_measures as depth
 from lacscope.analyze._analysis import Part, SoFar, each
 from lacscope.analyze._joining import join_samples
 from lacscope.analyze._prompts import Prompts
-from lacscope.model_measures._cuts import SHORTEST
-from lacscope.model_measures._one_call import depth_curves
+from lacscope.model_measures._cut_positions import SHORTEST
+from lacscope.model_measures._multi_step import depth_curves
 from lacscope.models._model import Model
 
 

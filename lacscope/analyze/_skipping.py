@@ -10,7 +10,7 @@ import xarray as xr
 
 from lacscope.analyze._analysis import Part, piece
 from lacscope.analyze._prompts import CALIBRATION, Prompts
-from lacscope.model_measures._one_call import chances_of
+from lacscope.model_measures._multi_step import chances_of
 from lacscope.model_measures._painters import SUN_CURVES, VARIANT_KINDS, score_variants, variants
 from lacscope.model_measures._tradeoff import plan_tradeoff, skipping_plans
 from lacscope.models._facts import model_attrs

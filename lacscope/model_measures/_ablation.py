@@ -21,8 +21,8 @@ from lacscope.model_measures._bypassed import (
     positions_bypassed,
     without_each,
 )
+from lacscope.model_measures._importance_results import ORIENTATION
 from lacscope.model_measures._residuals import Residuals, read_residuals
-from lacscope.model_measures._results import ORIENTATION
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models._model import Model

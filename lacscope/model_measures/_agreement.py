@@ -9,8 +9,8 @@ from typing import Any
 import xarray as xr
 
 from lacscope.guards._arguments import did_you_mean, whole_number, whole_number_or_none
+from lacscope.model_measures._importance_results import ORIENTATION
 from lacscope.model_measures._positions import positions_in_words
-from lacscope.model_measures._results import ORIENTATION
 from lacscope.models._checks import check_blocks
 from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter

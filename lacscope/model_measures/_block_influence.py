@@ -7,10 +7,10 @@ import torch
 import xarray as xr
 
 from lacscope.model_measures._angles import angle, one_minus_cosine
+from lacscope.model_measures._importance_results import each_sample, labelled
 from lacscope.model_measures._last_state import LastState, check_last_state, states_of
 from lacscope.model_measures._positions import kept_tokens, positions_in_words
 from lacscope.model_measures._residuals import Residuals
-from lacscope.model_measures._results import each_sample, labelled
 from lacscope.models._facts import model_attrs
 from lacscope.models._model import Model
 from lacscope.traces._measure import Measure, Ranking

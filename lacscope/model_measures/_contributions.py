@@ -9,9 +9,9 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from lacscope.model_measures._csordas_prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.model_measures._pooling import POOLED
 from lacscope.model_measures._positions import kept_tokens, positions_in_words
-from lacscope.model_measures._prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.model_measures._residuals import Residuals, read_residuals
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs

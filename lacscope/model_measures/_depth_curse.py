@@ -7,11 +7,11 @@ import torch
 import xarray as xr
 
 from lacscope.guards._arguments import whole_number
+from lacscope.model_measures._importance_results import each_sample, labelled
 from lacscope.model_measures._jacobian_probes import identity_distances
 from lacscope.model_measures._last_state import LastState, check_last_state, states_of
 from lacscope.model_measures._positions import kept_tokens, positions_in_words
 from lacscope.model_measures._residuals import Residuals
-from lacscope.model_measures._results import each_sample, labelled
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models._model import Model

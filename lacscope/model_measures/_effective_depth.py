@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lacscope.model_measures._csordas_prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.model_measures._pooling import POOLED
-from lacscope.model_measures._prompts import CSORDAS_PROMPT_FORMAT
 from lacscope.tasks._gsm8k import CSORDAS
 from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import MODEL_ATTRS, Preset, result_attrs

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lacscope.guards._arguments import one_of, whole_number
 from lacscope.model_measures._answered import Answered, answer_logits, map_over_tokens, read_answered
-from lacscope.model_measures._prompts import CSORDAS_QUESTIONS_DATA
+from lacscope.model_measures._csordas_prompts import CSORDAS_QUESTIONS_DATA
 from lacscope.model_measures._residuals import ResidualHook, Residuals, read_residuals, rerun
 from lacscope.model_measures._skip_influence import SKIPPED_UNITS, SkippedUnit
 from lacscope.models._checks import check_blocks, require_derivatives

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from lacscope.guards._arguments import whole_number
-from lacscope.model_measures._results import ORIENTATION
+from lacscope.model_measures._importance_results import ORIENTATION
 from lacscope.model_measures._sleb import importance_of, removable
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs

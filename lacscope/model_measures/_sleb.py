@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lacscope.guards._arguments import ANY, made_by, whole_number, whole_numbers
+from lacscope.model_measures._importance_results import ORIENTATION
 from lacscope.model_measures._residuals import read_residuals, rerun
-from lacscope.model_measures._results import ORIENTATION
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models._model import Model

@@ -8,10 +8,10 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from lacscope.model_measures._importance_results import each_sample
 from lacscope.model_measures._last_state import LastState, check_last_state, states_of
 from lacscope.model_measures._positions import kept_tokens, positions_in_words
 from lacscope.model_measures._residuals import Residuals
-from lacscope.model_measures._results import each_sample
 from lacscope.models._facts import model_attrs
 from lacscope.models._model import Model
 from lacscope.traces._measure import Measure

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lacscope.guards._arguments import is_real
 from lacscope.model_measures._angles import angle
+from lacscope.model_measures._importance_results import labelled
 from lacscope.model_measures._positions import kept_tokens, positions_in_words
 from lacscope.model_measures._residuals import Residuals, read_residuals, rerun
-from lacscope.model_measures._results import labelled
 from lacscope.model_measures._tokenwise import Family, Moments, TokenMap, fit
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs

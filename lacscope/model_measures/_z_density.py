@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lacscope.guards._arguments import one_of
-from lacscope.model_measures._results import labelled
+from lacscope.model_measures._importance_results import labelled
 from lacscope.models._checks import check_blocks
 from lacscope.models._facts import model_attrs
 from lacscope.models._model import Model

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from lacscope.plots._looks import EFFECT_LOOKS, FULL_COLOR, LOOKS
-from lacscope.plots._marks import (
+from lacscope.plots._score_panels import (
     ALPHA_LABEL,
     SUMMARY_MAKER,
     alphas_of,

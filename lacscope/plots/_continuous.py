@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import SymmetricalLogLocator
 
 from lacscope.plots._looks import EFFECT_LOOKS, FULL_COLOR
-from lacscope.plots._marks import (
+from lacscope.plots._score_panels import (
     ALPHA_LABEL,
     SUMMARY_MAKER,
     alphas_of,

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lacscope.plots._continuous import OUTCOMES, Outcome, outcome_of
 from lacscope.plots._looks import EFFECT_LOOKS, FULL_COLOR
-from lacscope.plots._marks import (
+from lacscope.plots._score_panels import (
     SUMMARY_MAKER,
     draw_intervals,
     require_columns,

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from lacscope.plots._looks import LINE_LOOKS
-from lacscope.plots._marks import draw_intervals
+from lacscope.plots._score_panels import draw_intervals
 from lacscope.plots._style import legend_above, require_names, take_ax
 
 _MAKER = "lacscope.usage_by_group(trace, groups, values=..., seed=0)"

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from lacscope.plots._looks import LOOKS
-from lacscope.plots._marks import draw_intervals
+from lacscope.plots._score_panels import draw_intervals
 from lacscope.plots._style import (
     SMALL,
     legend_above,

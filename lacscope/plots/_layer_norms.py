@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from lacscope.plots._looks import LOOKS
-from lacscope.plots._marks import require_columns, require_one
+from lacscope.plots._score_panels import require_columns, require_one
 from lacscope.plots._style import (
     Handle,
     counted,

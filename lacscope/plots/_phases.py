@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lacscope.plots._looks import LOOKS
-from lacscope.plots._marks import draw_intervals, require_columns, require_one
+from lacscope.plots._score_panels import draw_intervals, require_columns, require_one
 from lacscope.plots._style import SMALL, fit_width, take_ax
 
 _COLUMNS = ("matched_on", "difference", "low", "high", "coverage")

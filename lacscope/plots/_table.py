@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lacscope.guards._shown import markdown
-from lacscope.plots._marks import SUMMARY_MAKER, require_columns
+from lacscope.plots._score_panels import SUMMARY_MAKER, require_columns
 
 _KEYS = ["model", "task", "style", "scoring", "effect", "rule", "alpha", "protect"]
 _USAGE = ["usage_prefill", "usage_prefill_by_sample", "usage_decode", "usage_decode_by_sample"]

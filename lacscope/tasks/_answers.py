@@ -8,8 +8,8 @@ An explicit statement ("the answer is B") wins over everything before it. An opt
 import re
 from collections.abc import Sequence
 
+from lacscope.tasks._answer_cleaning import typed, without_marks
 from lacscope.tasks._letters import LETTERS
-from lacscope.tasks._marks import typed, without_marks
 from lacscope.tasks._thoughts import without_thoughts
 
 # A letter counts when it stands alone; what follows must not make it an article or part of a word ("A good", "X-ray").

@@ -25,7 +25,7 @@ from lacscope.model_measures import (
     z_density,
 )
 from lacscope.model_measures._contributions import relative_contributions
-from lacscope.model_measures._current import current_skip_influence
+from lacscope.model_measures._current_influence import current_skip_influence
 from lacscope.models.adapters import adapt, build_bridge
 from lacscope.testing import tiny_model
 from lacscope.traces._sealed import read_sealed, write_sealed

@@ -232,4 +232,4 @@ def test_a_damaged_folder_is_refused_in_a_sentence(tmp_path: Path):
 def test_mps_is_taken_where_there_is_one(dtype: str, wanted: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert models._resolve_device(None, models.DTYPES[dtype]).type == wanted
+    assert models._resolve_device(None, models.TORCH_DTYPES[dtype]).type == wanted

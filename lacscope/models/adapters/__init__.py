@@ -17,7 +17,7 @@ from lacscope.models.adapters._bridge import BridgeAdapter as BridgeAdapter
 from lacscope.models.adapters._bridge import bridged_class as bridged_class
 from lacscope.models.adapters._bridge import build_bridge as build_bridge
 from lacscope.models.adapters._decode_state import identity_of as identity_of
-from lacscope.models.adapters._evaluation import evaluating as evaluating
+from lacscope.models.adapters._eval_mode import evaluating as evaluating
 from lacscope.models.adapters._execution import Execution as Execution
 from lacscope.models.adapters._execution import executing as executing
 from lacscope.models.adapters._execution import execution_of as execution_of

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from lacscope.guards._temporary import Note, Temporary, temporary, together
 from lacscope.models.adapters import _private as private
-from lacscope.models.adapters._evaluation import evaluating, random_in_training
+from lacscope.models.adapters._eval_mode import evaluating, random_in_training
 from lacscope.models.adapters._offloading import running_device
-from lacscope.models.adapters._ours import Ours
 from lacscope.models.adapters._passes import PassListener, unwatched
+from lacscope.models.adapters._uncopied import Ours
 from lacscope.models.adapters._unsupported import UnsupportedModelError as UnsupportedModelError
 
 TokenHook = Callable[..., Any]

@@ -16,7 +16,6 @@ from lacscope.models.adapters import _private as private
 from lacscope.models.adapters._bare_twin import reference_of
 from lacscope.models.adapters._base import Adapter, UnsupportedModelError, set_forward
 from lacscope.models.adapters._grad_mode import without_gradients
-from lacscope.models.adapters._ours import Ours
 from lacscope.models.adapters._passes import (
     PARTIAL_PASS,
     PartialPassError,
@@ -26,6 +25,7 @@ from lacscope.models.adapters._passes import (
     around_each,
 )
 from lacscope.models.adapters._rounding import repeats
+from lacscope.models.adapters._uncopied import Ours
 
 _NEEDS_POSITIONS: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
 NO_POSITIONS = (

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lacscope.guards._temporary import Note, Temporary, temporary
 from lacscope.models.adapters._decode_state import first_state
-from lacscope.models.adapters._ours import Uncopied
+from lacscope.models.adapters._uncopied import Uncopied
 
 _MISSING = object()
 

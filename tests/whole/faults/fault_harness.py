@@ -25,7 +25,7 @@ PACKAGE = os.path.dirname(lacscope.__file__)
 # Where models and settings are changed: every line of these is worth more than one fault.
 MACHINERY = (
     "_temporary.py",
-    "_leftovers.py",
+    "_restore.py",
     "_session.py",
     "_batches.py",
     "_residuals.py",

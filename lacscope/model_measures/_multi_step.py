@@ -11,7 +11,7 @@ from lacscope.guards._arguments import one_of, real_number, whole_number
 from lacscope.model_measures._contributions import residual_cosines
 from lacscope.model_measures._depth_score import depth_scores
 from lacscope.model_measures._effective_depth import effective_depths
-from lacscope.model_measures._future import future_skip_influence
+from lacscope.model_measures._future_influence import future_skip_influence
 from lacscope.model_measures._logit_lens import logit_lens
 from lacscope.model_measures._painters import VARIANT_KINDS, score_variants, variants
 from lacscope.model_measures._pooling import pool_tokens

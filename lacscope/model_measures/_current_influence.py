@@ -4,8 +4,8 @@ from typing import Any
 
 import xarray as xr
 
-from lacscope.model_measures._cuts import current_variants
-from lacscope.model_measures._prompts import CSORDAS_PROMPT_FORMAT
+from lacscope.model_measures._csordas_prompts import CSORDAS_PROMPT_FORMAT
+from lacscope.model_measures._cut_positions import current_variants
 from lacscope.model_measures._skip_influence import (
     SOURCE,
     SkippedUnit,

@@ -5,8 +5,8 @@ from typing import Any
 
 import xarray as xr
 
-from lacscope.model_measures._cuts import cut_settings, cut_table, future_variants, take_cuts
-from lacscope.model_measures._prompts import CSORDAS_PROMPT_FORMAT
+from lacscope.model_measures._csordas_prompts import CSORDAS_PROMPT_FORMAT
+from lacscope.model_measures._cut_positions import cut_settings, cut_table, future_variants, take_cuts
 from lacscope.model_measures._skip_influence import (
     SOURCE,
     SkippedUnit,

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from lacscope.guards._arguments import whole_number
-from lacscope.model_measures._cuts import current_variants, cut_settings, cut_table, future_variants, take_cuts
-from lacscope.model_measures._prompts import CSORDAS_PROMPT_FORMAT
+from lacscope.model_measures._csordas_prompts import CSORDAS_PROMPT_FORMAT
+from lacscope.model_measures._cut_positions import current_variants, cut_settings, cut_table, future_variants, take_cuts
 from lacscope.model_measures._residuals import Residuals, read_residuals, rerun
 from lacscope.model_measures._skip_influence import (
     NAN_LOCAL,
