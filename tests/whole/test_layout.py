@@ -39,3 +39,17 @@ def test_the_longest_files_are_there_and_come_first() -> None:
     # Left to itself xdist begins with the files of many short tests.
     for command in (ROOT / "Makefile", ROOT / ".ci" / "run"):
         assert "--dist loadfile --no-loadscope-reorder" in command.read_text()
+
+
+def test_a_file_of_tests_names_the_file_that_it_tests() -> None:
+    """``tests/room/test_x.py`` or ``test_x_more.py`` is of ``lacscope/room/_x.py``; what crosses files is in whole/."""
+    rooms = {path.name for path in (ROOT / "lacscope").iterdir() if path.is_dir()}
+    odd = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        *folders, name = path.relative_to(ROOT / "tests").parts
+        if folders and folders[0] in rooms:
+            words = name.removeprefix("test_").removesuffix(".py").split("_")
+            names = ["_".join(words[:n]) for n in range(1, len(words) + 1)]
+            if not any((ROOT / "lacscope" / Path(*folders) / f"_{one}.py").exists() for one in names):
+                odd.append("/".join((*folders, name)))
+    assert odd == []
