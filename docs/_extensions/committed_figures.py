@@ -11,43 +11,13 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+from lacscope.analyze._catalogue import catalogue
+
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "figures"
 TASKS = {"arc_easy": "ARC-Easy", "boolq": "BoolQ", "lambada": "LAMBADA", "mmlu": "MMLU"}
-# Which plot draws a result of `lacscope analyze`. <!-- section 2 -->: plots.plot(result) will know it by itself.
-PLOTS = {
-    "ablation": "plot_ablation",
-    "ablation-accuracy": "plot_ablation_accuracy",
-    "ablation-first": "plot_ablation",
-    "ablation-rest": "plot_ablation",
-    "agreement": "plot_agreement",
-    "angular": "plot_angular_distance",
-    "block-influence": "plot_importance",
-    "contributions": "plot_relative_contributions",
-    "cosines": "plot_residual_cosines",
-    "current": "plot_skip_influence",
-    "current-attn": "plot_skip_influence",
-    "current-mlp": "plot_skip_influence",
-    "depth-score": "plot_depth_scores",
-    "effective-depth": "plot_effective_depths",
-    "erasure": "plot_residual_erasure",
-    "future": "plot_skip_influence",
-    "gradients": "plot_integrated_gradients",
-    "identity": "plot_importance",
-    "lim": "plot_importance",
-    "local": "plot_skip_influence",
-    "logit-lens": "plot_logit_lens",
-    "maps": "plot_linear_maps",
-    "maps-bypassed": "plot_linear_maps",
-    "painters": "plot_painters_curves",
-    "similarity": "plot_state_similarity",
-    "sleb": "plot_sleb",
-    "tell-tale": "plot_share_right",
-    "tradeoff": "plot_plan_tradeoff",
-    "updates": "plot_update_geometry",
-    "variance": "plot_importance",
-    "zd": "plot_importance",
-}
+# Which plot draws a result of `lacscope analyze`.
+PLOTS = {name: analysis.draw.__name__ for name, analysis in catalogue().items()}
 _KINDS = {
     "accuracy": "Accuracy by alpha",
     "continuous": "Distance from the full model by alpha",
@@ -159,7 +129,6 @@ def _lines_of_task(task: str, model: str, kind: str) -> str:
             "with plots.style():",
             '    plots.plot_controls(table[at | (table["effect"] == "none")])',
         )
-    # <!-- section 2 -->
     return "```bash\nlacscope report figures\n```\n"
 
 

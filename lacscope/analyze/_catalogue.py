@@ -24,10 +24,11 @@ from lacscope.analyze._joining import join_samples
 from lacscope.analyze._maps import BYPASSED, all_states, maps_to_bypassed, own_maps, too_few_tokens
 from lacscope.analyze._prompts import Prompts, too_alike
 from lacscope.analyze._skipping import PAINTERS, TRADEOFF, all_plans, curves, painters, tradeoffs
-from lacscope.analyze._tokens import TOKENS, draw_groups, draw_phases, phases, traces, usage_of_groups
+from lacscope.analyze._tokens import TOKENS, phases, traces, usage_of_groups
 from lacscope.guards._arguments import did_you_mean
 from lacscope.models._model import Model
 from lacscope.plots._plot import drawing
+from lacscope.plots._token_groups import plot_token_phases, plot_token_usage
 from lacscope.traces._measure import MEASURES, Measure
 
 FIRST, REST = (0, 1), (1, sys.maxsize)  # windows of positions
@@ -132,7 +133,7 @@ def _others() -> list[Analysis]:
             name="token-usage",
             says="usage and effects by class, position and surprisal of the token, and by answer",
             needs="prompts",
-            draw=draw_groups,
+            draw=plot_token_usage,
             settings=TOKENS,
         ),
         analysis_of(
@@ -142,7 +143,7 @@ def _others() -> list[Analysis]:
             name="token-phases",
             says="usage and effects in the answer less those in the prompt, between like tokens",
             needs="answers",
-            draw=draw_phases,
+            draw=plot_token_phases,
             settings=TOKENS,
         ),
         analysis_of(

@@ -1,19 +1,14 @@
 """Analyses of which tokens use the layers: usage and effects by groups of tokens, answer against prompt."""
 
-import textwrap
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import xarray as xr
 
-from lacscope import plots
 from lacscope.analyze._analysis import Part, each
 from lacscope.analyze._prompts import Prompts
-from lacscope.guards._shown import plain
 from lacscope.model_measures._choices import score_choices
 from lacscope.models._model import Model
 from lacscope.reproduction.scores._comparisons import PRIMARY_ALPHA
@@ -81,7 +76,13 @@ def usage_of_groups(parts: Sequence[xr.Dataset]) -> xr.Dataset:
         one.assign_coords(kind=("group", [one.attrs["grouped_by"]] * one.sizes["group"])).drop_attrs(deep=False)
         for one in found
     ]
-    attrs = {**found[0].attrs, "grouped_by": "several kinds", "not_grouped": by_answer, **_made_by(read)}
+    attrs = {
+        **found[0].attrs,
+        "grouped_by": "several kinds",
+        "not_grouped": by_answer,
+        "plot": "plot_token_usage",
+        **_made_by(read),
+    }
     return xr.concat(named, dim="group").assign_attrs(attrs)
 
 
@@ -102,48 +103,9 @@ def phases(parts: Sequence[xr.Dataset]) -> xr.Dataset:
         data=read.attrs["data"],
     )
     columns: dict[str, Any] = {str(name): ("row", table[name].to_numpy()) for name in table}
-    return xr.Dataset(columns, attrs=attrs | _made_by(read))
-
-
-def draw_groups(found: xr.Dataset) -> np.ndarray:
-    """A row for each kind of group: usage, the layers behind it, and the effects."""
-    kinds = list(dict.fromkeys(found["kind"].values))
-    rows = [found.isel(group=found["kind"].values == kind).assign_attrs(grouped_by=kind) for kind in kinds]
-    heights = [1.3 + 0.36 * row.sizes["group"] for row in rows]
-    wide = float(np.clip(0.13 * found.sizes["layer"], 3.6, 8.0))
-    figure, axes = plt.subplots(
-        len(rows), 3, figsize=(wide + 11.0, sum(heights) + 0.8), width_ratios=(3.8, wide, 3.8), height_ratios=heights,
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
-    for panels, row in zip(axes, rows, strict=True):
-        plots.plot_usage_by_group(row, panels[:2])
-        plots.plot_effects_by_group(row, panels[2])
-        panels[0].set_ylabel(textwrap.fill(row.attrs["grouped_by"], 20), parse_math=False)
-    figure.suptitle(_title(found, 160), fontsize="small", parse_math=False)
-    return axes
-
-
-def draw_phases(found: xr.Dataset) -> np.ndarray:
-    """The phase control of usage and of each effect."""
-    table = found.to_dataframe()
-    numbers = list(dict.fromkeys(table["of"]))
-    figure, axes = plt.subplots(len(numbers), 1, figsize=(8.0, 4.2 * len(numbers)), layout="constrained", squeeze=False)
-    for ax, of in zip(axes[:, 0], numbers, strict=True):
-        plots.plot_phase_control(table[table["of"] == of], ax=ax)
-    figure.suptitle(_title(found, 100), fontsize="small", parse_math=False)
-    return axes
+    return xr.Dataset(columns, attrs=attrs | {"plot": "plot_token_phases"} | _made_by(read))
 
 
 def _made_by(read: xr.Dataset) -> dict[str, str]:
     """What the KL was made with: the trace beside it is of the full model."""
     return {"effects": ", ".join(SHIFTED_UNDER), "rule": describe_rule(L2AdaptiveComputation(PRIMARY_ALPHA))}
-
-
-def _title(found: xr.Dataset, width: int) -> str:
-    attrs = found.attrs
-    lines = (
-        f"{attrs['model']}, {attrs['data']}: n = {attrs['n_samples']} samples, alpha = {PRIMARY_ALPHA:g}",
-        f"{attrs['positions']}; {attrs['aggregation']}; kl_: nats from the full model's next token",
-        str(attrs.get("not_grouped", "")),
-    )
-    return "\n".join(textwrap.fill(plain(line), width) for line in lines if line)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from lacscope.guards._shown import code, link, markdown
+from lacscope.guards._shown import code, link, markdown, ranges
 from lacscope.trace_analyses._depth import mean_exit_depth, skippable_compute
 from lacscope.trace_analyses._norms import norm_profile
 from lacscope.trace_analyses._usage import layer_usage
@@ -115,7 +115,7 @@ def _norms_in_words(trace: xr.Dataset) -> str:
         curve, change = norm["median"].sel(phase=phase), delta["median"].sel(phase=phase)
         falling = [int(layer) for layer in change["layer"].values[change.values < 0]]
         noun = "layer" if len(falling) == 1 else "layers"
-        where = f"it falls at {noun} {_ranges(falling)}" if falling else "it falls at no layer"
+        where = f"it falls at {noun} {', '.join(ranges(falling))}" if falling else "it falls at no layer"
         sentences.append(
             f"In {phase} the median norm goes from {float(curve[0]):.0f} after layer 0 to {float(curve[-1]):.0f} after "
             f"the last; {where}."
@@ -127,17 +127,6 @@ def _norms_in_words(trace: xr.Dataset) -> str:
         f"at layer {layer}, which is why the curves are medians without them."
     )
     return " ".join(sentences)
-
-
-def _ranges(layers: Sequence[int]) -> str:
-    """[0, 2, 3, 4] as '0, 2-4'."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and runs[-1][-1] == layer - 1:
-            runs[-1][1:] = [layer]
-        else:
-            runs.append([layer])
-    return ", ".join("-".join(str(end) for end in run) for run in runs)
 
 
 def _usage_in_words(trace: xr.Dataset, voids: xr.DataArray) -> str:

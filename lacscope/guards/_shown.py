@@ -5,6 +5,7 @@ Whoever names a folder or trains a tokenizer writes it, and it may hold what a t
 
 import html
 import re
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import pandas as pd
@@ -88,3 +89,18 @@ def _guarded(value: object) -> object:
         return value
     shown = plain(value, lines=True)
     return f"'{shown}" if shown.lstrip(" \n").startswith(_FORMULA) and not _NUMBER.fullmatch(shown) else shown
+
+
+def ranges(numbers: Sequence[int]) -> list[str]:
+    """Neighbours in rising order as one range each.
+
+    >>> ranges([0, 2, 3, 4])
+    ['0', '2-4']
+    """
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in found]

@@ -141,15 +141,15 @@ def _ablated(
     assert read.logits is not None
     targets = read.tokens[sample.first + 1 :]
     full = torch.log_softmax(read.logits[sample.first : -1].float(), dim=-1)
-    full_loss = _loss(full, targets)
+    full_loss = mean_loss(full, targets)
     loss, kl = np.empty(read.n_layers), np.empty(read.n_layers)
     for layer, found in enumerate(without_each(model, sample, read)):
-        loss[layer] = _loss(found, targets) - full_loss
+        loss[layer] = mean_loss(found, targets) - full_loss
         kl[layer] = float((full.exp() * (full - found)).sum(-1).cpu().double().mean())
     return full_loss, loss, kl
 
 
-def _loss(log_probs: Float[Tensor, "pos vocab"], targets: Int[Tensor, " pos"]) -> float:
+def mean_loss(log_probs: Float[Tensor, "pos vocab"], targets: Int[Tensor, " pos"]) -> float:
     return -float(log_probs.gather(-1, targets.unsqueeze(-1)).cpu().double().mean())
 
 

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from lacscope.guards._arguments import flag, hook_pairs, whole_number_or_none
 from lacscope.guards._temporary import Temporary, together
-from lacscope.models._checks import check_blocks, require_full, require_sublayers
+from lacscope.models._checks import check_blocks, refuse_reordered, require_full, require_sublayers
 from lacscope.models._model import Model
-from lacscope.models.adapters import Adapter, registered, reordering_plan, without_gradients
+from lacscope.models.adapters import Adapter, registered, without_gradients
 from lacscope.tracing._inputs import check_lengths, read_inputs
 
 ResidualHook = tuple[str, Callable[..., Tensor | None]]
 Visit = Callable[[int, Tensor], None]
+_NO_PLACE = "its states have no place by layer. Leave the plan's context for this call, or take a plan that only skips."
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read_residuals(
 
 @without_gradients()
 def _read(adapter: Adapter, tokens: Int[Tensor, " pos"], sublayers: bool, logits: bool) -> Residuals:
-    _refuse_reordered(adapter)
+    refuse_reordered(adapter, _NO_PLACE)
     kept: dict[str, list[Tensor]] = {"resid": [], "left": [], "hook_attn_out": [], "hook_mlp_out": []}
 
     def keep(name: str) -> Callable[..., None]:
@@ -154,7 +155,7 @@ def rerun(
     >>> rerun(model, read.tokens, 4, read.stream[3].unsqueeze(0), leaving=True)  # without block 3  # doctest: +SKIP
     """
     adapter = check_blocks(model, lean=True)
-    _refuse_reordered(adapter)
+    refuse_reordered(adapter, _NO_PLACE)
     n_layers = adapter.n_layers
     whole_number_or_none("keep", keep, least=1)
     if isinstance(start, bool) or not hasattr(start, "__index__") or not 0 <= start <= n_layers:
@@ -179,15 +180,6 @@ def rerun(
     # Outside in: whether the lean path is exact is tried, once a model, with every block running.
     with _hooked(adapter, hooks, before), adapter.not_running(range(start)):
         return _step(adapter, tokens.unsqueeze(0).expand(len(stream), -1), keep)
-
-
-def _refuse_reordered(adapter: Adapter) -> None:
-    plan = reordering_plan(adapter.model, adapter.n_layers)
-    if plan is not None:
-        raise ValueError(
-            f"{adapter.name} runs under the plan [{plan}], which does more than skip: its states have no place "
-            "by layer. Leave the plan's context for this call, or take a plan that only skips."
-        )
 
 
 def _hooked(adapter: Adapter, hooks: Sequence[ResidualHook], before: Sequence[ResidualHook] = ()) -> Temporary[None]:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lacscope.guards._arguments import ANY, made_by, whole_number, whole_numbers
+from lacscope.model_measures._ablation import mean_loss
 from lacscope.model_measures._importance_results import ORIENTATION
 from lacscope.model_measures._residuals import read_residuals, rerun
 from lacscope.models._checks import check_blocks
@@ -200,8 +201,7 @@ def _without_each(
 
 
 def _loss(logits: Float[Tensor, "pos vocab"], tokens: Int[Tensor, " pos"]) -> float:
-    log_probs = torch.log_softmax(logits[:-1].float(), dim=-1)
-    return -float(log_probs.gather(-1, tokens[1:].unsqueeze(-1)).cpu().double().mean())
+    return mean_loss(torch.log_softmax(logits[:-1].float(), dim=-1), tokens[1:])
 
 
 def _dataset(

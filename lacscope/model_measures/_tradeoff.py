@@ -23,7 +23,7 @@ from lacscope.plans import Plan, freeze
 from lacscope.plans import plan as running
 from lacscope.rules import UnifiedSkipping
 from lacscope.tasks._base import Question
-from lacscope.trace_analyses._statistics import paired_bootstrap, wilson_interval
+from lacscope.trace_analyses._statistics import majority_share, paired_bootstrap, wilson_interval
 from lacscope.traces._lac import check_alpha
 from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import Progress, result_attrs
@@ -213,7 +213,7 @@ def best_constant(questions: Sequence[Question]) -> float:
     """
     if len({question.choices for question in questions}) > 1:
         return float("nan")
-    return float(np.bincount([question.target for question in questions]).max() / len(questions))
+    return majority_share(np.array([question.target for question in questions]))[1]
 
 
 def _decode_ratios(adapter: Adapter, plan: Plan, prompt: list[int], steps: int, rounds: int) -> list[float]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lacscope.models.adapters import Adapter, adapt, registered, self_check, without_gradients
+from lacscope.models.adapters import Adapter, adapt, registered, reordering_plan, self_check, without_gradients
 from lacscope.models.adapters import UnsupportedModelError as UnsupportedModelError
 from lacscope.models.adapters._rounding import nearly_equal
 from lacscope.models.adapters._stream import StreamReport as StreamReport
@@ -186,3 +186,10 @@ def _head_is_known(adapter: Adapter) -> bool:
         logits, _ = adapter.step(ids, torch.ones_like(ids).bool(), None, use_cache=False, keep=None)
         found = adapter.logits_of(seen[0])
     return found.shape == logits.shape and nearly_equal(found, logits)
+
+
+def refuse_reordered(adapter: Adapter, instead: str) -> None:
+    """Raise ValueError for a model under a plan that does more than skip; ``instead`` says why, and what to do."""
+    plan = reordering_plan(adapter.model, adapter.n_layers)
+    if plan is not None:
+        raise ValueError(f"{adapter.name} runs under the plan [{plan}], which does more than skip: {instead}")

@@ -14,6 +14,7 @@ from typing import Any, Literal, SupportsIndex, get_args
 import numpy as np
 
 from lacscope.guards._arguments import ANY, listed, whole_number
+from lacscope.guards._shown import ranges
 
 KV = Literal["each", "authors_kv"]
 Kind = Literal["skip", "middle_repeat", "reverse", "random", "parallel", "looped_parallel"]
@@ -171,7 +172,7 @@ class Plan:
 
         def close() -> None:
             if singles:
-                parts.extend(_ranges(singles))
+                parts.extend(ranges(singles))
                 singles.clear()
 
         for slot, repeated in groupby(self.slots):
@@ -180,7 +181,7 @@ class Plan:
                 singles.append(slot.blocks[0])
                 continue
             close()
-            one = _ranges(slot.blocks)
+            one = ranges(slot.blocks)
             text = one[0] if len(slot.blocks) == 1 else f"mean({', '.join(one)})"
             text += " kept as one K/V" if slot.kv == "authors_kv" else ""
             parts.append(text if times == 1 else f"{times}x {text}")
@@ -355,14 +356,3 @@ def _stretch(n_layers: int, layers: Iterable[Any]) -> list[int]:
 
 def _times(times: int) -> int:
     return whole_number("times", times, least=1)
-
-
-def _ranges(blocks: Sequence[int]) -> list[str]:
-    """Neighbours in rising order as one range each."""
-    found: list[list[int]] = []
-    for block in blocks:
-        if found and block == found[-1][-1] + 1:
-            found[-1].append(block)
-        else:
-            found.append([block])
-    return [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in found]

@@ -41,6 +41,8 @@ from lacscope.plots._table import to_markdown as to_markdown
 from lacscope.plots._tell_tale import plot_norm_signals as plot_norm_signals
 from lacscope.plots._tell_tale import plot_share_right as plot_share_right
 from lacscope.plots._together import plot_together as plot_together
+from lacscope.plots._token_groups import plot_token_phases as plot_token_phases
+from lacscope.plots._token_groups import plot_token_usage as plot_token_usage
 from lacscope.plots._token_maps import plot_integrated_gradients as plot_integrated_gradients
 from lacscope.plots._token_maps import plot_residual_erasure as plot_residual_erasure
 from lacscope.plots._tradeoff import plot_plan_tradeoff as plot_plan_tradeoff

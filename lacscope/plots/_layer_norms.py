@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from lacscope.plots._looks import LOOKS
 from lacscope.plots._score_panels import require_columns, require_one
@@ -16,6 +15,7 @@ from lacscope.plots._style import (
     draw_line,
     label_layers,
     legend_above,
+    log_scale,
     note,
     take_axes,
     title_own_figure,
@@ -105,8 +105,5 @@ def _scale_norm(ax: Axes, drawn: np.ndarray) -> bool:
     if not drawn.size or drawn.min() <= 0 or drawn.max() < _LOG_BEYOND * drawn.min():
         ax.set_ylim(bottom=0)
         return False
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    log_scale(ax)
     return True

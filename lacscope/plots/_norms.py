@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter, SymmetricalLogLocator
+from matplotlib.ticker import SymmetricalLogLocator
 from matplotlib.transforms import BboxTransformTo, ScaledTranslation, blended_transform_factory
 
 from lacscope.guards._arguments import one_of
@@ -17,6 +17,7 @@ from lacscope.plots._style import (
     draw_line,
     label_layers,
     legend_above,
+    log_scale,
     note,
     phases_of,
     require_dims,
@@ -135,10 +136,7 @@ def _sink_strip(ax: Axes, layers: np.ndarray) -> Axes:
 
 
 def _scale_norm(ax: Axes) -> None:
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    log_scale(ax)
     ax.set_ylabel("norm leaving the layer\n(stream units, log)")
 
 

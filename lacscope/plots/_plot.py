@@ -10,7 +10,7 @@ from lacscope.traces._measure import Measure, measure_of
 
 
 def plot(result: Any, **options: Any) -> Any:
-    """Draw a result with the plot that its measure's record names; a trace as its void map.
+    """Draw a result with the plot that its measure's record names, or its attribute ``plot``; a trace as its void map.
 
     Args:
         result: the result of a measure or an analysis, or a trace.
@@ -29,6 +29,8 @@ def plot(result: Any, **options: Any) -> Any:
     """
     if isinstance(result, xr.Dataset) and "lacscope_schema" in result.attrs:
         return _named("plot_void_map")(result, **options)
+    if isinstance(result, xr.Dataset) and "plot" in result.attrs:
+        return _named(str(result.attrs["plot"]))(result, **options)
     return drawing(measure_of(result))(result, **options)
 
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import Container
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from lacscope.guards._arguments import made_by
@@ -230,6 +230,14 @@ def caption_below(ax: Axes, text: str, *, offset_points: float = 34.0) -> None:
 def whole_numbers() -> MaxNLocator:
     """Ticks at whole numbers, as many as there is room for."""
     return MaxNLocator(nbins="auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+
+
+def log_scale(ax: Axes) -> None:
+    """A logarithmic y axis whose ticks are plain numbers."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def label_layers(ax: Axes, layers: np.ndarray) -> None:

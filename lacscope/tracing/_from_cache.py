@@ -7,7 +7,8 @@ import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lacscope.models.adapters import Adapter, adapt, reordering_plan
+from lacscope.models._checks import refuse_reordered
+from lacscope.models.adapters import adapt
 from lacscope.traces._schema import SampleTrace, build
 from lacscope.tracing._halting_pass import HaltingPass
 from lacscope.tracing._program import RESIDUAL_POINTS, Program
@@ -43,7 +44,11 @@ def trace_from_cache(
     """
     model = getattr(cache, "model", None)
     if model is not None:
-        _refuse_reordered(adapt(model))
+        refuse_reordered(
+            adapt(model),
+            "a cache has one stream a block and does not tell in which order they ran. Use lacscope.trace under that "
+            "plan.",
+        )
     n_layers = adapt(model).n_layers if model is not None else _count_layers(cache)
     keys = [
         (_key(cache, layer, "hook_resid_pre", "hook_in"), _key(cache, layer, "hook_resid_post", "hook_out"))
@@ -74,15 +79,6 @@ def trace_from_cache(
         adapter = adapt(model)
         return assemble(samples, adapter, run_attrs(adapter, (), "observe"))
     return _anonymous(samples)
-
-
-def _refuse_reordered(adapter: Adapter) -> None:
-    plan = reordering_plan(adapter.model, adapter.n_layers)
-    if plan is not None:
-        raise ValueError(
-            f"{adapter.name} runs under the plan [{plan}], which does more than skip: a cache has one stream a "
-            "block and does not tell in which order they ran. Use lacscope.trace under that plan."
-        )
 
 
 def _anonymous(samples: list[SampleTrace]) -> xr.Dataset:

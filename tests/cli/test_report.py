@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import lacscope
-from lacscope.cli._report import EffectRow, _ranges, write_report
+from lacscope.cli._report import EffectRow, write_report
 from lacscope.plots._saving import FIGURES, save_figures
 from lacscope.testing import synthetic_trace
 
@@ -57,11 +57,6 @@ def test_no_decode_tokens_are_said(tmp_path: Path):
     assert "No tokens were read in decode." in text
     assert "| decode | 0 | no tokens |" in text
     assert "nan" not in text.lower()
-
-
-@pytest.mark.parametrize(("layers", "words"), [([], ""), ([3], "3"), ([0, 2, 3, 4, 9, 10], "0, 2-4, 9-10")])
-def test_ranges(layers: list[int], words: str):
-    assert _ranges(layers) == words
 
 
 def test_figures_beside_what_made_them(tmp_path: Path):

@@ -18,7 +18,7 @@ from lacscope.cli._harness import score_table
 from lacscope.cli._report import EffectRow, write_report
 from lacscope.cli._reproduce import _step
 from lacscope.cli._terminal import bar_of, say
-from lacscope.guards._shown import code, csv, link, markdown, plain
+from lacscope.guards._shown import code, csv, link, markdown, plain, ranges
 from lacscope.plots._table import to_markdown
 from lacscope.reproduction.sweep._processes import Processes
 from lacscope.testing import synthetic_trace
@@ -175,3 +175,8 @@ def test_a_table_in_markdown():
     assert len(lines) == 3
     assert {len(cells(line)) for line in lines} == {4}
     assert "<script>" not in "".join(lines)
+
+
+@pytest.mark.parametrize(("numbers", "words"), [([], []), ([3], ["3"]), ([0, 2, 3, 4, 9, 10], ["0", "2-4", "9-10"])])
+def test_neighbours_are_one_range(numbers: list[int], words: list[str]) -> None:
+    assert ranges(numbers) == words
