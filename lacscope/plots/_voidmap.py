@@ -23,7 +23,7 @@ from lacscope.traces._voids import resolve_voids
 
 def plot_void_map(
     trace: xr.Dataset,
-    void: xr.DataArray | None = None,
+    voids: xr.DataArray | None = None,
     sample: int | np.integer | None = None,
     ax: Axes | None = None,
     *,
@@ -33,7 +33,7 @@ def plot_void_map(
 
     Args:
         trace: a trace; the tokens' text, phase and sinks come from it.
-        void: mask (sample, layer, token) of voids, as from :func:`lacscope.voids`, or a bool one of your own; default:
+        voids: mask (sample, layer, token) of voids, as from :func:`lacscope.voids`, or a bool one of your own; default:
             the trace's own.
         sample: the sample's value in the coordinate ``sample``; default: the first.
         ax: Axes to draw on; default: a new figure, sized for the tokens and layers.
@@ -56,7 +56,7 @@ def plot_void_map(
     """
     trace = validate(trace)
     require_distinct_samples(trace)
-    mask = _mask_of(trace, void)
+    mask = _mask_of(trace, voids)
     sample = trace["sample"].values[0] if sample is None else sample
     index = _sample_index(trace, sample)
     shown = _positions(int(trace["valid"].values[index].sum()), tokens)
@@ -72,18 +72,18 @@ def plot_void_map(
     return ax
 
 
-def _mask_of(trace: xr.Dataset, void: xr.DataArray | None) -> xr.DataArray:
-    if "rule" in trace["token_id"].dims or (void is None and "rule" in trace.dims):
+def _mask_of(trace: xr.Dataset, voids: xr.DataArray | None) -> xr.DataArray:
+    if "rule" in trace["token_id"].dims or (voids is None and "rule" in trace.dims):
         raise ValueError(
             f"the trace holds {trace.sizes['rule']} rules and a map shows one: give for instance trace.isel(rule=0)."
         )
-    if void is None and "void" not in trace:
+    if voids is None and "void" not in trace:
         raise ValueError(
             "the trace was made without a rule, so it has no voids of its own: "
-            "pass void=lacscope.voids(trace, alpha=0.8)."
+            "pass voids=lacscope.voids(trace, alpha=0.8)."
         )
-    mask = resolve_voids(trace, void)
-    require_dims(mask, ("sample", "layer", "token"), "void", "lacscope.voids(trace, alpha=0.8)")
+    mask = resolve_voids(trace, voids)
+    require_dims(mask, ("sample", "layer", "token"), "voids", "lacscope.voids(trace, alpha=0.8)")
     layers = trace["layer"].values
     if (np.diff(layers) != 1).any():
         raise ValueError(

@@ -243,10 +243,10 @@ def test_the_trace_is_left_as_it_was(trace: xr.Dataset) -> None:
 
 
 def test_wrong_masks(trace: xr.Dataset) -> None:
-    with pytest.raises(ValueError, match=r"made without a rule.*pass void=lacscope.voids\(trace, alpha=0.8\)"):
+    with pytest.raises(ValueError, match=r"made without a rule.*pass voids=lacscope.voids\(trace, alpha=0.8\)"):
         plot_void_map(trace.drop_vars("void"))
     with pytest.raises(
-        ValueError, match=r"'void' has an extra dimension 'alpha'.*one of 0.0, 0.8: select one.*void.isel"
+        ValueError, match=r"'voids' has an extra dimension 'alpha'.*one of 0.0, 0.8: select one.*voids.isel"
     ):
         plot_void_map(trace, voids(trace, [0.0, 0.8]))
     with pytest.raises(TraceError, match=r"another trace: their 'sample' has 1 entries or other labels"):

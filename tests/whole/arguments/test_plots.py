@@ -41,7 +41,7 @@ def test_results_of_another_kind(name: str) -> None:
     [
         (plots.plot_void_map, (TRACE, VOID), "sample", (1, None)),
         (plots.plot_void_map, (TRACE, VOID), "tokens", (None,)),
-        (plots.plot_void_map, (TRACE,), "void", (None,)),
+        (plots.plot_void_map, (TRACE,), "voids", (None,)),
         (plots.plot_void_map, (TRACE, VOID), "ax", (None,)),
         (plots.plot_norms, (lacscope.norm_profile(TRACE),), "style", ()),
         (plots.plot_norms, (lacscope.norm_profile(TRACE),), "axes", (None,)),
