@@ -1,5 +1,7 @@
 """``lacscope reproduce`` and ``lacscope report`` as a user types them."""
 
+import dataclasses
+import inspect
 import json
 import sys
 from dataclasses import replace
@@ -11,7 +13,8 @@ from typer.testing import CliRunner
 from lacscope.cli import _reproduce as cli_reproduce
 from lacscope.cli._app import app
 from lacscope.cli._reproduce import parse_alphas
-from lacscope.reproduction._run_file import read_run
+from lacscope.reproduction._run_file import Recipe, read_run
+from lacscope.reproduction._settings import ReproductionSettings
 from lacscope.reproduction._studies import open_studies
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reproduction" / "sweep"))
@@ -184,3 +187,15 @@ def test_the_demo_from_the_command_line_and_again(tmp_path):
     assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 0
     assert (tmp_path / "report.md").read_text() == before
     assert json.loads(next(tmp_path.rglob("accuracy.json")).read_text())["runs"]
+
+
+def test_every_setting_has_an_option_and_every_option_reaches_the_run():
+    options = set(inspect.signature(cli_reproduce.reproduce).parameters)
+    renamed = {
+        "effects": "effect", "generate_alphas": "generate_at", "control_alphas": "control_at", "keep_text": "no_text",
+        "models": "model", "tasks": "task",
+    }  # fmt: skip
+    fields = [field.name for kind in (ReproductionSettings, Recipe) for field in dataclasses.fields(kind)]
+    wanted = {renamed.get(name, name) for name in fields if name != "settings"}
+    assert wanted - options == set(), "a setting that the command line does not have"
+    assert options - wanted == {"words", "preset", "share"}, "an option that no run.toml keeps"
