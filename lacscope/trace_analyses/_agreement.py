@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from lacscope.guards._arguments import ANY, made_by, text, whole_number, whole_numbers
-from lacscope.trace_analyses._bootstrap import check_level
+from lacscope.trace_analyses._bootstrap import check_level, percentiles, times_drawn
 from lacscope.trace_analyses._statistics import holm
 from lacscope.traces._measure import Measure
 from lacscope.traces._provenance import result_attrs
@@ -201,7 +201,7 @@ def _resampled(scores: Mapping[str, xr.DataArray], n: int, seed: int) -> Float[n
             continue
         samples = tuple(score["sample"].values.tolist())
         if samples not in drawn:
-            drawn[samples] = rng.multinomial(size - 1, np.full(size, 1 / size), size=n) / (size - 1)
+            drawn[samples] = times_drawn(rng, n, size) / (size - 1)
         columns.append(drawn[samples] @ score.transpose("sample", "layer").values.astype(np.float64))
     return np.stack(columns, axis=1)
 
@@ -242,7 +242,7 @@ def _interval(
     scores: Mapping[str, xr.DataArray], drawn: Float[np.ndarray, "draw metric metric"], confidence: float
 ) -> tuple[Float[np.ndarray, "metric metric"], Float[np.ndarray, "metric metric"]]:
     """NaN unless both scores were resampled, and on the diagonal."""
-    low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0)
+    low, high = percentiles(drawn, confidence)
     sampled = np.array([score.sizes.get("sample", 0) > 1 for score in scores.values()])
     unknown = ~(sampled[:, None] & sampled[None, :]) | np.eye(len(sampled), dtype=bool)
     return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)

@@ -8,6 +8,7 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 
+from lacscope.trace_analyses._bootstrap import resampled
 from lacscope.trace_analyses._statistics import paired_bootstrap
 from lacscope.traces._measure import Measure
 
@@ -70,7 +71,7 @@ def painters_curves(
         if not low > 0 and not (np.ptp(whole) == 0 and whole[0] > chance[task]):
             blind.append(task)
             continue
-        drawn = rng.integers(0, len(whole), (n_boot, len(whole)))
+        drawn = resampled(rng, n_boot, len(whole))
         above = whole[drawn].mean(axis=1) - chance[task]
         # A few draws of a task that is surely above chance are not: nothing can be a share of those.
         share[row] = ((table[:, drawn].mean(axis=2) - chance[task]) / np.where(above > 0, above, np.nan)).T

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from lacscope.guards._arguments import made_by, whole_number
-from lacscope.trace_analyses._bootstrap import check_bootstrap
+from lacscope.trace_analyses._bootstrap import check_bootstrap, percentiles, times_drawn
 from lacscope.trace_analyses._phases import CELL, CELL_KINDS, NO_SURPRISAL
 from lacscope.traces._measure import Measure
 from lacscope.traces._schema import PHASES
@@ -204,16 +204,14 @@ def _row(counts: _Counts, seed: int, n_bootstrap: int, level: float) -> dict[str
 
 def _interval(counts: _Counts, seed: int, n_bootstrap: int, level: float) -> tuple[float, float, str]:
     """Percentiles over resamples of the samples, and words where some resamples have no matching tokens."""
-    rng = np.random.default_rng(seed)
-    n = counts.n_samples
-    times = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(n_bootstrap)])
-    found = counts.differences(times.astype(np.float64))
+    times = times_drawn(np.random.default_rng(seed), n_bootstrap, counts.n_samples)
+    found = counts.differences(times)
     kept = found[np.isfinite(found)]
     lost = n_bootstrap - len(kept)
     note = f"nothing matches in {lost} of {n_bootstrap} resamples" if lost else ""
     if not len(kept):
         return float("nan"), float("nan"), note
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    low, high = percentiles(kept, level)
     return float(low), float(high), note
 
 

@@ -12,11 +12,10 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from lacscope.guards._arguments import ANY, listed, whole_number
-from lacscope.trace_analyses._bootstrap import check_level
+from lacscope.trace_analyses._bootstrap import check_level, in_pieces, percentiles, resampled
 
 Interval = tuple[float, float]
 _UNKNOWN: Interval = (math.nan, math.nan)
-_AT_ONCE = 2_000_000  # values resampled in one piece: 16 MB
 
 
 class McNemar(NamedTuple):
@@ -125,14 +124,14 @@ def paired_bootstrap(
     if n_samples < 2 or n_seeds == 0:
         return _UNKNOWN
     rng = np.random.default_rng(seed)
-    seeds = rng.integers(0, n_seeds, (n, max(n_seeds - 1, 1)))
+    seeds = resampled(rng, n, n_seeds)
     means = np.zeros(n)
     for members in _strata(groups, n_samples):
-        for part in _parts(n, n_seeds * len(members)):
-            drawn = members[rng.integers(0, len(members), (len(seeds[part]), len(members) - 1))]
+        for part in in_pieces(n, n_seeds * len(members)):
+            drawn = members[resampled(rng, part.stop - part.start, len(members))]
             mean = values[seeds[part][:, :, None], drawn[:, None, :]].mean((1, 2))
             means[part] += mean * len(members) / n_samples
-    return _percentiles(means, confidence)
+    return _ends(means, confidence)
 
 
 def bootstrap_median(
@@ -146,11 +145,11 @@ def bootstrap_median(
         return _UNKNOWN
     rng = np.random.default_rng(seed)
     medians = np.empty(n)
-    for part in _parts(n, values.size):
-        seeds = rng.integers(0, n_seeds, (len(medians[part]), n_seeds))
-        drawn = rng.integers(0, n_samples, (len(medians[part]), n_samples))
+    for part in in_pieces(n, values.size):
+        seeds = resampled(rng, part.stop - part.start, n_seeds)
+        drawn = resampled(rng, part.stop - part.start, n_samples)
         medians[part] = np.median(values[seeds[:, :, None], drawn[:, None, :]], axis=(1, 2))
-    return _percentiles(medians, confidence)
+    return _ends(medians, confidence)
 
 
 def bootstrap_ratio(
@@ -179,10 +178,10 @@ def bootstrap_ratio(
         return _UNKNOWN
     rng = np.random.default_rng(seed)
     ratios = np.empty(n)
-    for part in _parts(n, len(below)):
-        drawn = rng.integers(0, len(below), (len(ratios[part]), len(below) - 1))
+    for part in in_pieces(n, len(below)):
+        drawn = resampled(rng, part.stop - part.start, len(below))
         ratios[part] = above[drawn].sum(1) / below[drawn].sum(1)
-    return _percentiles(ratios, confidence)
+    return _ends(ratios, confidence)
 
 
 def smallest_detectable_difference(
@@ -263,12 +262,6 @@ def _strata(groups: Sequence[str] | None, n_samples: int) -> list[np.ndarray]:
     return rest
 
 
-def _parts(n: int, size: int) -> list[slice]:
-    """``n`` resamplings of ``size`` values, cut so that no piece needs much memory."""
-    step = max(1, _AT_ONCE // max(size, 1))
-    return [slice(start, start + step) for start in range(0, n, step)]
-
-
-def _percentiles(replicates: Float[np.ndarray, " n"], confidence: float) -> Interval:
-    low, high = np.quantile(replicates, [0.5 - confidence / 2, 0.5 + confidence / 2])
+def _ends(replicates: Float[np.ndarray, " n"], confidence: float) -> Interval:
+    low, high = percentiles(replicates, confidence)
     return float(low), float(high)

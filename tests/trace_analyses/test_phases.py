@@ -173,8 +173,8 @@ def test_it_equals_the_slow_implementation(trace: xr.Dataset, name: str) -> None
         assert found["difference"] == pytest.approx(difference, abs=1e-12)
         assert found["coverage"] == pytest.approx(1.0 if name == "raw" else coverage)
         assert 0 < found["coverage"] <= 1
-        # Within a sample few positions are alike: some resamples lack them all.
-        assert found["note"] == "" or MATCHINGS[name] == ("sample", *CELL_KINDS)
+        # Few cells are alike in all: some resamples lack them.
+        assert found["note"] == "" or set(CELL_KINDS) <= set(MATCHINGS[name])
 
 
 def test_the_raw_difference_is_that_of_usage(trace: xr.Dataset) -> None:
@@ -206,7 +206,7 @@ def test_within_a_sample_what_differs_between_samples_does_not_count() -> None:
     ]  # fmt: skip
     table = matched_difference(pd.DataFrame(rows), 10, seed=0, n_bootstrap=100).set_index("matched_on")
     pooled, within = (table.loc[f"{start}class + surprisal"] for start in ("", "sample + "))
-    assert pooled["low"] > 0.1
+    assert pooled["low"] > 0.05
     assert within[["difference", "low", "high"]].tolist() == [0.0, 0.0, 0.0]
     assert within["coverage"] == pytest.approx(28 / 40)
 
@@ -222,11 +222,10 @@ def test_the_interval_resamples_samples(trace: xr.Dataset) -> None:
     cells = cell_counts(trace)
     table = matched_difference(cells, 5, seed=3, n_bootstrap=40, level=0.9).set_index("matched_on")
     for name, kinds in MATCHINGS.items():
-        rng = np.random.default_rng(3)
         samples = sorted(set(cells["sample"]))
         found = []
-        for _ in range(40):
-            drawn = [cells[cells["sample"] == samples[pick]] for pick in rng.integers(0, 6, 6)]
+        for picks in _picks(3, 6, 40):
+            drawn = [cells[cells["sample"] == samples[pick]] for pick in picks]
             found.append(loop_difference(pd.concat(drawn), kinds, 5)[0])
         assert table.loc[name, ["low", "high"]].tolist() == pytest.approx(np.nanquantile(found, [0.05, 0.95]).tolist())
 
@@ -313,18 +312,19 @@ def test_one_sample_has_no_interval() -> None:
 
 
 def test_resamples_without_a_match_are_counted() -> None:
-    cells = planted({"other": 2, "number": 7}, n_samples=2)
-    # The one sample has all of prefill, the other all of decode.
+    cells = planted({"other": 2, "number": 7}, n_samples=3)
+    # One sample has all of prefill, the others all of decode.
     cells = cells[(cells["sample"] == 0) == (cells["phase"] == "prefill")]
     raw = matched_difference(cells, 10, seed=0, n_bootstrap=100).iloc[0]
-    lost = sum(len(set(pick)) == 1 for pick in map(tuple, _picks(0, 2, 100)))
+    lost = sum((picks == 0).all() or (picks != 0).all() for picks in _picks(0, 3, 100))
     assert raw["note"] == f"nothing matches in {lost} of 100 resamples"
-    assert raw["low"] == raw["high"] == pytest.approx(raw["difference"])
+    assert lost > 0
+    assert raw["low"] < raw["difference"] < raw["high"]
 
 
-def _picks(seed: int, n: int, times: int) -> list[Any]:
-    rng = np.random.default_rng(seed)
-    return [rng.integers(0, n, n) for _ in range(times)]
+def _picks(seed: int, n: int, times: int) -> np.ndarray:
+    """One sample fewer than there are, drawn with replacement, as often as asked."""
+    return np.random.default_rng(seed).integers(0, n, (times, n - 1))
 
 
 def test_no_cells_give_no_rows_and_all_columns() -> None:

@@ -134,7 +134,7 @@ def test_swapping_the_sides_mirrors_the_interval() -> None:
 def test_large_inputs_are_cut_into_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(1).normal(size=(2, 40))
     whole = paired_bootstrap(values, seed=0, n=4000)
-    monkeypatch.setattr("lacscope.trace_analyses._statistics._AT_ONCE", 100)
+    monkeypatch.setattr("lacscope.trace_analyses._bootstrap._AT_ONCE", 100)
     assert paired_bootstrap(values, seed=0, n=4000) == pytest.approx(whole, abs=0.03)
     assert bootstrap_median(values, seed=0, n=50)[0] < bootstrap_median(values, seed=0, n=50)[1]
     assert bootstrap_ratio(np.ones(40), np.full(40, 2.0), seed=0) == (0.5, 0.5)
