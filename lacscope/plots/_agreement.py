@@ -73,7 +73,7 @@ def plot_agreement(found: xr.Dataset, axes: Sequence[Axes] | np.ndarray | None =
 def _words(found: xr.Dataset) -> str:
     fixed = [str(name) for name, n in zip(found["metric"].values, found["n_samples"].values, strict=True) if n < 2]
     held = f" None with {', '.join(fixed)}, without samples to draw." if fixed else ""
-    confidence = json.loads(found.attrs["settings"])["confidence"]
+    confidence = found["low"].attrs["level"]
     return (
         f"In brackets: {confidence:.0%} interval of a bootstrap over prompts, both scores drawn.{held} "
         f"*: p < {_LEVEL}, permutation of the layers, adjusted for all pairs of the panel (Holm).{_departures(found)}"

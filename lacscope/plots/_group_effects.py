@@ -1,7 +1,5 @@
 """What an effect does to each group of tokens: KL from the full model, dots with intervals."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -71,6 +69,6 @@ def plot_effects_by_group(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     panel.set_yticks(places, [str(group) for group in found["group"].values], parse_math=False)
     panel.grid(axis="x")
     panel.grid(visible=False, axis="y")
-    level = json.loads(str(found.attrs["settings"]))["level"]
+    level = found[f"{names[0]}_low"].attrs["level"]
     legend_above(panel, handles, f"mean over tokens, {100 * level:g} % intervals over samples")
     return panel

@@ -117,6 +117,8 @@ def agreement(
     ds["n_layers"] = ds["kept"].sum("layer")
     for name, said in _LONG_NAMES.items():
         ds[name].attrs = {"long_name": said, "units": "layers" if name == "n_layers" else "1"}
+    for end in ("low", "high"):
+        ds[end].attrs["level"] = confidence
     ds["score"].attrs = {"long_name": "mean over samples, larger = more important", "units": "each its own"}
     ds.attrs = result_attrs(
         "agreement",

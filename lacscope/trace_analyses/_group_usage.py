@@ -101,7 +101,7 @@ def usage_by_group(
     draw = partial(bootstrap_ratios, seed=seed, n=n_bootstrap, confidence=level)
     found: dict[str, xr.DataArray] = {}
     for name, (above, below, own_n) in _quantities(trace, mask, _aligned(trace, values)).items():
-        found |= _ratios(name, above, below, tokens, draw)
+        found |= _ratios(name, above, below, tokens, draw, level)
         if own_n:
             found[f"{name}_n"] = _counts(tokens.sums(below.notnull() & (below > 0)), tokens.names, "tokens")
     counted = tokens.sums(trace["valid"])
@@ -205,7 +205,12 @@ def _named(array: xr.DataArray, long_name: str, units: str) -> xr.DataArray:
 
 
 def _ratios(
-    name: str, above: xr.DataArray, below: xr.DataArray, tokens: _Grouped, draw: Callable[..., np.ndarray]
+    name: str,
+    above: xr.DataArray,
+    below: xr.DataArray,
+    tokens: _Grouped,
+    draw: Callable[..., np.ndarray],
+    level: float,
 ) -> dict[str, xr.DataArray]:
     """The quantity by group and along its further dimensions, and the ends of its interval."""
     further = [str(dim) for dim in above.dims if dim not in ("sample", "token")]
@@ -222,7 +227,8 @@ def _ratios(
     attrs = {key: above.attrs[key] for key in ("long_name", "units") if key in above.attrs}
     made = {}
     for suffix, columns in (("", middle), ("_low", ends[0]), ("_high", ends[1])):
-        array = xr.DataArray(columns.reshape(-1, *shape), dims=dims, coords=coords, attrs=attrs)
+        said = {**attrs, "level": level} if suffix else attrs
+        array = xr.DataArray(columns.reshape(-1, *shape), dims=dims, coords=coords, attrs=said)
         made[name + suffix] = array.transpose(*leading, "group", ...)
     return made
 

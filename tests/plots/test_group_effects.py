@@ -9,8 +9,12 @@ pytestmark = pytest.mark.once
 
 def table(**kl: list[float]) -> xr.Dataset:
     found = {f"kl_{name}": ("group", np.array(values)) for name, values in kl.items()}
-    ends = {f"{name}_{end}": ("group", 0.5 * values[1]) for name, values in found.items() for end in ("low", "high")}
-    return xr.Dataset(found | ends, {"group": ["number", "other"]}, {"settings": '{"level": 0.9}'})
+    ends = {
+        f"{name}_{end}": ("group", 0.5 * values[1], {"level": 0.9})
+        for name, values in found.items()
+        for end in ("low", "high")
+    }
+    return xr.Dataset(found | ends, {"group": ["number", "other"]})
 
 
 def test_points_stand_at_their_groups_and_a_zero_is_said() -> None:
