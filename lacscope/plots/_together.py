@@ -132,6 +132,6 @@ def _caption(results: Mapping[str, xr.Dataset | xr.DataArray]) -> str:
         if len(set(said.values())) == 1:
             shared += [one for one in [next(iter(said.values()))] if one]
         else:
-            word = "weights" if key == "quantization" else key
-            apart.append(f"{word}: " + ", ".join(f"{label} = {value or 'not named'}" for label, value in said.items()))
+            word, blank = ("weights", "not quantised") if key == "quantization" else (key, "not named")
+            apart.append(f"{word}: " + ", ".join(f"{label} = {value or blank}" for label, value in said.items()))
     return "; ".join([*shared, *apart])
