@@ -26,7 +26,9 @@ from typing import Any
 import lazy_loader
 
 from lacscope.guards._arguments import did_you_mean
+from lacscope.guards._old_paths import keep_old_paths
 
+keep_old_paths()
 _resolve, _, _names = lazy_loader.attach_stub(__name__, __file__)
 
 try:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
@@ -23,6 +23,7 @@ ALPHA = 0.8
 EFFECT_RUNS: tuple[tuple[Effect, float], ...] = (("readout", 0.5), ("readout", 0.8), ("bypass", 0.5), ("bypass", 0.8))
 
 
+@runtime_checkable
 class Steps(Protocol):
     """How the demo tells what it is doing: one context per step, which may be given (done, total)."""
 
