@@ -22,7 +22,6 @@ from lacscope.cli._terminal import (
     template_options,
 )
 from lacscope.guards._arguments import one_of
-from lacscope.models._model import Model
 from lacscope.tasks._registry import task as task_named
 from lacscope.traces._options import DTYPES
 
@@ -142,7 +141,7 @@ def analyze_command(
 class _Session:
     """Analyses of one model, each of the prompts that it reads, made one after the other."""
 
-    model: Model
+    model: Any
     read: "dict[str, Prompts]"
     store: "ResultStore"
     weights: str

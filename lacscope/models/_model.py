@@ -33,6 +33,9 @@ class Model(Protocol):
     def to_tokens(self, *args: Any, **kwargs: Any) -> Any:
         """Token ids of a text."""
 
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """A text and what the model says after it."""
+
     def hooks(self, *args: Any, **kwargs: Any) -> Any:
         """A context in which hooks of yours act; lacscope's calls inside it see what they change."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lacscope.models.adapters._grad_mode import without_gradients
 from lacscope.models.adapters._private import edits_of
 from lacscope.models.adapters._weights import is_subclass
 
@@ -54,7 +55,7 @@ class SeenWeights:
 
     def _sampled(self) -> bytes:
         found: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-        with torch.no_grad():
+        with without_gradients():
             for tensor, step in self._read:
                 found.setdefault((tensor.device, tensor.dtype), []).append(tensor.reshape(-1)[::step])
             return b"".join(torch.cat(some).cpu().view(torch.uint8).numpy().tobytes() for some in found.values())
