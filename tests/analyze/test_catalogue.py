@@ -83,7 +83,7 @@ def many_tokens(prompts):
     return replace(prompts, **{name: getattr(prompts, name) * 10 for name in names})
 
 
-LONG = ("agreement", "maps-bypassed")
+LONG = ("agreement", "gradients", "maps", "maps-bypassed")
 
 
 @pytest.mark.parametrize(

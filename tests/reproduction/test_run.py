@@ -242,6 +242,7 @@ def test_a_damaged_shard_is_named_and_nothing_is_reported(finished, tmp_path):
         open_studies(tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_a_member_of_an_array_waits_for_the_others_words(tiny_with_tokenizer, tmp_path, finished):
     def job(rank):
         member = Processes(Share(rank, 2), writes_report=False)

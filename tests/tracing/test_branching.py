@@ -59,7 +59,9 @@ def histories(made: Any, sample: int, rule: int) -> list[int]:
 
 @pytest.mark.parametrize("sampling", [{}, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("hooks", ["full", "residual"])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize(
+    "architecture", ["llama", "gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "gpt_neox"))]
+)
 def test_many_rules_equal_one_run_for_each(architecture: str, hooks: str, sampling: dict[str, Any]) -> None:
     model = shared_model(architecture, hooks)
     trace(model, PROMPTS)  # a bridge hooks modules of its own on its first pass

@@ -115,6 +115,7 @@ def test_other_questions_than_the_specifications_are_refused(toy):
         run_shards(model, task, read[:-1], store())
 
 
+@pytest.mark.slow
 def test_kept_traces_open_and_a_private_tasks_hold_no_text(toy):
     model, _, read, store = toy
     for name, task in (("open", ToyTask()), ("private", ToyTask(private=True))):
@@ -129,6 +130,7 @@ def test_kept_traces_open_and_a_private_tasks_hold_no_text(toy):
             assert "logits" not in made
 
 
+@pytest.mark.slow
 def test_whole_shards_without_traces_are_done_again_where_traces_are_asked_for(toy):
     model, task, read, store = toy
     run_shards(model, task, read, store())
