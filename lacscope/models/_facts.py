@@ -110,13 +110,17 @@ class _OfWeights:
     """What is read off a model's weights, once while they stay as they are."""
 
     def __init__(self, adapter: Adapter) -> None:
-        self.seen = SeenWeights(_root(adapter))
-        self.attrs: dict[str, Any] = {"weight_processing": weight_processing(adapter)}
+        self.seen, self.scaling = SeenWeights(_root(adapter)), _scaling(_root(adapter))
+        self.attrs: dict[str, Any] = {}
         if quantised := quantization(adapter):
             self.attrs["quantization"] = quantised
         cost = model_cost(adapter)
         if cost is not None:
             self.attrs["cost"] = json.dumps(asdict(cost))
+
+    def hold(self, adapter: Adapter) -> bool:
+        """True while neither the weights nor the scaling of the positions, which the digest has too, has changed."""
+        return self.scaling == _scaling(_root(adapter)) and self.seen.unchanged()
 
 
 _OF_WEIGHTS: "weakref.WeakKeyDictionary[Any, _OfWeights]" = weakref.WeakKeyDictionary()
@@ -124,7 +128,7 @@ _OF_WEIGHTS: "weakref.WeakKeyDictionary[Any, _OfWeights]" = weakref.WeakKeyDicti
 
 def _of_weights(adapter: Adapter) -> _OfWeights:
     known = _OF_WEIGHTS.get(adapter.model)
-    if known is None or not known.seen.unchanged():
+    if known is None or not known.hold(adapter):
         known = _OF_WEIGHTS[adapter.model] = _OfWeights(adapter)
     return known
 
@@ -145,6 +149,8 @@ def model_attrs(model: Model | Adapter) -> Mapping[str, Any]:
         "model_class": type(adapter.model).__name__,
         "dtype": str(adapter.dtype).removeprefix("torch."),
         "device": adapter.device.type,
+        # Not remembered: compatibility mode changes it, and need not change a weight.
+        "weight_processing": weight_processing(adapter),
         **known.attrs,
     }
 
@@ -173,10 +179,15 @@ def _sha256(model: Model | Adapter) -> str:
             digest.update(said.encode())
             if part is not None:
                 bytes_of(part.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    rope = getattr(getattr(root, "config", None), "rope_parameters", None)
-    if rope and any(one.get("rope_type", "default") != "default" for one in _each(rope)):
-        digest.update(json.dumps(rope, sort_keys=True).encode())
+    digest.update(_scaling(root).encode())
     return digest.hexdigest()
+
+
+def _scaling(root: Any) -> str:
+    """The scaling of the rotary positions, as JSON; "" where there is none."""
+    rope = getattr(getattr(root, "config", None), "rope_parameters", None)
+    scaled = rope and any(one.get("rope_type", "default") != "default" for one in _each(rope))
+    return json.dumps(rope, sort_keys=True) if scaled else ""
 
 
 def _each(rope: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -67,6 +67,16 @@ def test_a_trace_and_a_measure_say_which_weights(monkeypatch: pytest.MonkeyPatch
     assert lacscope.trace(model, [[5, 17, 3]]).attrs["weights"] == whole(model) != first.attrs["weights"]
 
 
+@pytest.mark.once
+def test_what_no_weight_shows_is_not_remembered() -> None:
+    model = tiny_model()
+    first = lacscope.trace(model, [[5, 17, 3]])
+    model.original_model.config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+    assert lacscope.trace(model, [[5, 17, 3]]).attrs["weights"] == weights_digest(model) != first.attrs["weights"]
+    model.enable_compatibility_mode(no_processing=True)
+    assert (first.attrs["weight_processing"], _facts.model_attrs(model)["weight_processing"]) == ("none", "folded")
+
+
 def test_large_weights_are_hashed_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_facts, "_HASHED_AT_ONCE", 1000)
     model = tiny_model()
