@@ -74,7 +74,11 @@ def draw_band(ax: Axes, result: xr.Dataset, name: str, along: str, look: LineLoo
     >>> draw_band(plt.subplots()[1], found, "kl", "layer", LINE_LOOKS[0], "KL").get_ydata().tolist()
     [2.0, 3.0]
     """
-    found, x = spread_of(result, name), result[along].values
+    return draw_spread(ax, result[along].values, spread_of(result, name), look, label)
+
+
+def draw_spread(ax: Axes, x: np.ndarray, found: Spread, look: LineLook, label: str) -> Line2D:
+    """One line with hollow markers, on many points only some of them, and its band where there is one."""
     if found.ends is not None:
         ax.fill_between(x, *found.ends, color=look.color, alpha=0.18, linewidth=0)
     (line,) = ax.plot(

@@ -7,9 +7,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from lacscope.guards._arguments import made_by
-from lacscope.plots._bands import Spread, spread_of
+from lacscope.plots._bands import Spread, draw_spread, spread_of
 from lacscope.plots._looks import LINE_LOOKS, LineLook
-from lacscope.plots._style import Handle, caption_below, counted, label_layers, legend_above, require_dims, take_ax
+from lacscope.plots._style import caption_below, counted, label_layers, legend_above, require_dims, take_ax
 
 _MAKER = "a measure by layer, such as block_influence(model, prompts) or layer_usage(trace).sel(phase='prefill'),"
 _ALONG = ("layer", "state")
@@ -49,7 +49,7 @@ def plot_together(results: Mapping[str, xr.Dataset | xr.DataArray], variable: st
     handles = []
     for place, (label, (values, found, _)) in enumerate(chosen.items()):
         x = _depths(values.sizes[along], along) if relative else values[along].values
-        handles.append(_draw(panel, label, values, found, x, place))
+        handles.append(draw_spread(panel, x, found, _look(place), _counted(label, values, found)))
     first = next(iter(chosen.values()))[0]
     if relative:
         panel.set_xlabel("relative depth")
@@ -97,24 +97,11 @@ def _depths(n: int, along: str) -> np.ndarray:
     return (np.arange(n) + 0.5) / n if along == "layer" else np.linspace(0, 1, n)
 
 
-def _draw(ax: Axes, label: str, values: xr.DataArray, found: Spread, x: np.ndarray, place: int) -> Handle:
-    look = _look(place)
+def _counted(label: str, values: xr.DataArray, found: Spread) -> str:
+    """The label with its n, of samples or tokens, where the result says it."""
     n = found.n if "sample" in values.dims else int(np.max(values.coords["n"])) if "n" in values.coords else 0
     unit = "samples" if "sample" in values.dims or values.attrs.get("weight") == "sample" else "tokens"
-    if found.ends is not None:
-        ax.fill_between(x, *found.ends, color=look.color, alpha=0.18, linewidth=0)
-    (line,) = ax.plot(
-        x,
-        found.mean,
-        color=look.color,
-        linestyle=look.linestyle,
-        marker=look.marker,
-        markersize=4,
-        markerfacecolor="white",
-        markevery=1 + len(x) // 40,
-        label=f"{label} ({counted(n, unit)})" if n else label,
-    )
-    return line
+    return f"{label} ({counted(n, unit)})" if n else label
 
 
 def _look(place: int) -> LineLook:
@@ -130,7 +117,7 @@ def _caption(results: Mapping[str, xr.Dataset | xr.DataArray]) -> str:
     for key in keys:
         said = {label: str(result.attrs.get(key, "")) for label, result in results.items()}
         if len(set(said.values())) == 1:
-            shared += [one for one in [next(iter(said.values()))] if one]
+            shared += filter(None, set(said.values()))
         else:
             word, blank = ("weights", "not quantised") if key == "quantization" else (key, "not named")
             apart.append(f"{word}: " + ", ".join(f"{label} = {value or blank}" for label, value in said.items()))
