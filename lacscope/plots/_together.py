@@ -113,7 +113,8 @@ def _look(place: int) -> LineLook:
 def _caption(results: Mapping[str, xr.Dataset | xr.DataArray]) -> str:
     """What the results rest on: what they share once, what differs by result."""
     keys = ("model", "quantization", "data", "effect", "alpha", "positions", "aggregation")
-    shared, apart = [], []
+    shared: list[str] = []
+    apart: list[str] = []
     for key in keys:
         said = {label: str(result.attrs.get(key, "")) for label, result in results.items()}
         if len(set(said.values())) == 1:
