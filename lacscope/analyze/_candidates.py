@@ -15,7 +15,7 @@ from lacscope.trace_analyses._tell_tale import norm_signals, norm_thresholds
 from lacscope.traces._joining import join_traces
 from lacscope.tracing._run import trace
 
-BOOTSTRAP_SEED = 0  # of the bootstrap
+BOOTSTRAP_SEED = 0
 TELL_TALE_SETTINGS = MappingProxyType({"calibrated_on": f"1 of {CALIBRATION}", "seed": BOOTSTRAP_SEED})
 _MOST_CHOICES = 1000
 

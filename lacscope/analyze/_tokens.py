@@ -8,6 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from lacscope.analyze._analysis import Part, each
+from lacscope.analyze._candidates import BOOTSTRAP_SEED
 from lacscope.analyze._prompts import Prompts
 from lacscope.model_measures._choices import score_choices
 from lacscope.models._model import Model
@@ -26,8 +27,7 @@ from lacscope.traces._voids import voids
 from lacscope.tracing._run import trace
 
 SHIFTED_UNDER: tuple[Effect, ...] = ("readout", "bypass")
-SEED = 0  # of the bootstraps
-TOKENS = MappingProxyType({"alpha": PRIMARY_ALPHA, "effects": list(SHIFTED_UNDER), "seed": SEED})
+TOKENS = MappingProxyType({"alpha": PRIMARY_ALPHA, "effects": list(SHIFTED_UNDER), "seed": BOOTSTRAP_SEED})
 _KL = tuple(f"kl_{effect}" for effect in SHIFTED_UNDER)
 
 
@@ -71,7 +71,9 @@ def usage_of_groups(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     else:
         by_answer = "not by answer: there are none"
     mask, values = voids(read, PRIMARY_ALPHA), read[list(_KL)]
-    found = [usage_by_group(read, kind, mask, seed=SEED, values=values, data=read.attrs["data"]) for kind in kinds]
+    found = [
+        usage_by_group(read, kind, mask, seed=BOOTSTRAP_SEED, values=values, data=read.attrs["data"]) for kind in kinds
+    ]
     named = [
         one.assign_coords(kind=("group", [one.attrs["grouped_by"]] * one.sizes["group"])).drop_attrs(deep=False)
         for one in found
@@ -90,7 +92,7 @@ def phases(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """Usage and effects in the answer less those in the prompt, raw and matched, as a table over ``row``."""
     read = join_traces(parts)
     cells = cell_counts(read, voids(read, PRIMARY_ALPHA), read[list(_KL)])
-    tables = [matched_difference(cells, read.sizes["layer"], seed=SEED, of=of) for of in ("usage", *_KL)]
+    tables = [matched_difference(cells, read.sizes["layer"], seed=BOOTSTRAP_SEED, of=of) for of in ("usage", *_KL)]
     table = pd.concat(tables, ignore_index=True)
     attrs = result_attrs(
         "matched_difference",

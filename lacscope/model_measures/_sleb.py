@@ -56,7 +56,7 @@ def sleb(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: calibration texts, the prompts, as :func:`lacscope.trace` takes them.
+        inputs: the calibration texts, as :func:`lacscope.trace` takes them.
         remove: the number of blocks to remove; None: all but those that are protected, and one at least stays.
         protect: layers that are never removed; the authors keep the first and the last.
         max_tokens: the number of tokens that are read of each prompt, from its first.

@@ -44,8 +44,8 @@ def skipping_plans(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        calibration: prompts that usage and Block Influence are measured on, the prompts, as :func:`lacscope.trace`
-            takes them. Not the questions that are to be answered.
+        calibration: the prompts that usage and Block Influence are measured on, as :func:`lacscope.trace` takes them;
+            not the questions that are to be answered.
         skips: the numbers of layers that plans skip, each at least 1.
         alpha: the alpha of the voids.
         seeds: a random plan for each.

@@ -67,7 +67,7 @@ def update_geometry(
 
     Args:
         model: a ``TransformerBridge`` or ``HookedTransformer``.
-        inputs: held-out prompts, the prompts, as :func:`lacscope.trace` takes them.
+        inputs: the held-out prompts, as :func:`lacscope.trace` takes them.
         calibration: the prompts that T is fitted on, of the same kinds. With ``low_rank`` give many more tokens than
             ``rank``, best more than d_model.
         family: ``"diagonal"``, or ``"low_rank"``: ridge with B of rank ``rank`` at most (8 or 64 in the paper).
