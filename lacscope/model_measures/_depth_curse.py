@@ -64,7 +64,7 @@ def depth_variance(
         ValueError: an unknown ``last_state``.
         UnsupportedModelError: ``"normed"`` of a model whose final norm is not known.
 
-    Source: the Curse of Depth as its paper describes it (Sun et al. 2025, arXiv 2502.05795); not compared with its code.
+    Source: the paper of the Curse of Depth (Sun et al. 2025, arXiv 2502.05795); not compared with its code.
 
     >>> from lacscope.testing import tiny_model
     >>> depth_variance(tiny_model(n_layers=3), [5, 17, 3]).sizes["state"]
@@ -150,7 +150,7 @@ def identity_distance(
         UnsupportedModelError: an operation of the model has no forward-mode derivative (BLOOM's GELU, grouped experts).
         ValueError: no probes.
 
-    Source: the Curse of Depth as its paper describes it (Sun et al. 2025, arXiv 2502.05795); not compared with its code.
+    Source: the paper of the Curse of Depth (Sun et al. 2025, arXiv 2502.05795); not compared with its code.
 
     >>> from lacscope.testing import tiny_model
     >>> found = identity_distance(tiny_model(n_layers=3), [5, 17, 3], n_probes=4)
