@@ -13,8 +13,10 @@ _ROOMS = ("analyze", "harness", "plans", "plots", "reproduction", "rules", "task
 _MOVED = {
     **dict.fromkeys(("arguments", "shown", "temporary", "text_files", "withheld"), "guards"),
     **dict.fromkeys(("atomic", "masks", "normalised", "options", "sealed"), "traces"),
-    **dict.fromkeys(("converted", "gguf_metadata", "load_errors", "text_only", "twin"), "models"),
-    **dict.fromkeys(("branching", "halting_pass", "inputs", "run", "sampling", "token_text"), "tracing"),
+    **dict.fromkeys(("checks", "converted", "facts", "gguf_metadata", "load_errors", "text_only", "twin"), "models"),
+    **dict.fromkeys(("branching", "halting_pass", "inputs", "questions", "recorder", "run"), "tracing"),
+    **dict.fromkeys(("sampling", "token_text"), "tracing"),
+    **dict.fromkeys(("choices", "painters", "residuals", "tradeoff"), "model_measures"),
     **dict.fromkeys(("demo", "prompts_file", "report", "terminal"), "cli"),
 }
 _RENAMED = {
@@ -23,12 +25,15 @@ _RENAMED = {
     "cli_errors": "cli._errors",
     "cli_harness": "cli._harness",
     "cli_reproduce": "cli._reproduce",
+    "dataset": "traces._schema",
     "figures": "plots._saving",
+    "hooks": "tracing._session",
     "leftovers": "models._restore",
     "plots.erasure": "plots._token_maps",
     "plots.gradients": "plots._token_maps",
     "plots.marks": "plots._score_panels",
     "plots.state_similarity": "plots._angular",
+    "presets": "traces._provenance",
     "reading": "tracing._batches",
     "rules.swift_search": "model_measures._swift_search",
     "rules.table": "rules._shipped",

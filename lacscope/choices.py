@@ -1,3 +1,0 @@
-"""The old name of ``lacscope.model_measures``, until 1.0."""
-
-from lacscope.model_measures._choices import *  # noqa: F403

@@ -1,3 +1,0 @@
-"""The old name of ``lacscope.traces``, until 1.0."""
-
-from lacscope.traces._schema import *  # noqa: F403
