@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lacscope.models._config import deciding_settings
 from lacscope.models._model import Model
 from lacscope.models.adapters import Adapter, adapt
 from lacscope.models.adapters._seen_weights import SeenWeights
@@ -110,7 +111,7 @@ class _OfWeights:
     """What is read off a model's weights, once while they stay as they are."""
 
     def __init__(self, adapter: Adapter) -> None:
-        self.seen, self.scaling = SeenWeights(_root(adapter)), _scaling(_root(adapter))
+        self.seen, self.settings = SeenWeights(_root(adapter)), deciding_settings(_root(adapter))
         self.attrs: dict[str, Any] = {}
         if quantised := quantization(adapter):
             self.attrs["quantization"] = quantised
@@ -119,8 +120,8 @@ class _OfWeights:
             self.attrs["cost"] = json.dumps(asdict(cost))
 
     def hold(self, adapter: Adapter) -> bool:
-        """True while neither the weights nor the scaling of the positions, which the digest has too, has changed."""
-        return self.scaling == _scaling(_root(adapter)) and self.seen.unchanged()
+        """True while neither the weights nor the settings, which the digest has too, have changed."""
+        return self.settings == deciding_settings(_root(adapter)) and self.seen.unchanged()
 
 
 _OF_WEIGHTS: "weakref.WeakKeyDictionary[Any, _OfWeights]" = weakref.WeakKeyDictionary()
@@ -156,12 +157,13 @@ def model_attrs(model: Model | Adapter) -> Mapping[str, Any]:
 
 
 def weights_digest(model: Model | Adapter) -> str:
-    """sha256 of a model's weights: equal weights, equal digest; and what else makes another model of them.
+    """sha256 of a model's weights and of the settings that its numbers hang on.
 
-    Over the bytes of every parameter, in order and with its shape; of quantised ones with their scales. Then, where
-    there are any, the buffers that are saved with the weights and a scaling of the rotary positions. Takes about a
-    second per gigabyte. Names are left out: they differ between TransformerLens's classes. Results that are made
-    after it, of the same weights, carry it.
+    Over the bytes of every parameter, in order and with its shape; of quantised ones with their scales. Then the
+    buffers that are saved with the weights, and the model's config without what names it or says where it lies: two
+    models of equal weights, one with another epsilon or window, have two digests. Takes about a second per gigabyte.
+    Names of parameters are left out: they differ between TransformerLens's classes. Results that are made after it,
+    of the same weights, carry it.
     """
     found = _sha256(model)
     _of_weights(adapt(model)).attrs["weights"] = found
@@ -179,21 +181,8 @@ def _sha256(model: Model | Adapter) -> str:
             digest.update(said.encode())
             if part is not None:
                 bytes_of(part.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    digest.update(_scaling(root).encode())
+    digest.update(deciding_settings(root).encode())
     return digest.hexdigest()
-
-
-def _scaling(root: Any) -> str:
-    """The scaling of the rotary positions, as JSON; "" where there is none."""
-    rope = getattr(getattr(root, "config", None), "rope_parameters", None)
-    scaled = rope and any(one.get("rope_type", "default") != "default" for one in _each(rope))
-    return json.dumps(rope, sort_keys=True) if scaled else ""
-
-
-def _each(rope: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The rotary settings of every kind of layer."""
-    nested: list[Mapping[str, Any]] = [one for one in rope.values() if isinstance(one, dict)]
-    return nested or [rope]
 
 
 def _root(model: Model | Adapter) -> Any:
