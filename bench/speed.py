@@ -7,18 +7,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
 import lacscope
 from lacscope.models.adapters import adapt
 
 PREFILL_TOKENS = 256
+LONG_TOKENS = 1024
 DECODE_STEPS = 64
 DECODE_PROMPT = 16
+FIXED_MS = 5.0  # of one call over the plain pass, at most
+LIMITS = {
+    ("prefill 256", "observe"): 1.03,
+    ("prefill 256", "readout"): 1.03,
+    ("prefill 1024", "observe"): 1.03,
+    ("decode 64", "observe"): 1.03,
+    ("decode 64", "readout"): 1.04,
+    ("decode 64", "bypass"): 1.10,
+}
+LAC = lacscope.L2AdaptiveComputation(0.8)
 
-Side = Callable[[], Tensor]
+Side = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,7 @@ class Ratio:
     """Median over rounds of time / time of the plain model in the same round, with its quartiles."""
 
     what: str
+    side: str
     threads: int
     median: float
     low: float
@@ -33,19 +45,24 @@ class Ratio:
     plain_seconds: float
     rounds: int
 
+    @property
+    def limit(self) -> float | None:
+        return LIMITS.get((self.what, self.side))
+
 
 def prompt(n_tokens: int) -> Tensor:
     """Fixed token ids, none of them special."""
     return torch.randint(100, 40_000, (1, n_tokens), generator=torch.Generator().manual_seed(0))
 
 
-def plain_prefill(model: Any) -> Tensor:
+def plain_prefill(model: Any, n_tokens: int = PREFILL_TOKENS) -> Tensor:
     with torch.inference_mode():
-        return model(input_ids=prompt(PREFILL_TOKENS), use_cache=False, logits_to_keep=1).logits[0, -1]
+        logits: Tensor = model(input_ids=prompt(n_tokens), use_cache=False, logits_to_keep=1).logits[0, -1]
+        return logits
 
 
-def traced_prefill(model: Any) -> Tensor:
-    found = lacscope.trace(model, prompt(PREFILL_TOKENS), logits="last")
+def traced_prefill(model: Any, n_tokens: int = PREFILL_TOKENS, **options: Any) -> Tensor:
+    found = lacscope.trace(model, prompt(n_tokens), logits="last", **options)
     return torch.from_numpy(found["logits"].values[0])
 
 
@@ -67,26 +84,55 @@ def plain_decode(model: Any) -> Tensor:
         return output.logits[0, -1]
 
 
-def traced_decode(model: Any) -> Tensor:
-    """The same number of passes through ``trace``; its answer is the last token it produced."""
-    found = lacscope.trace(model, prompt(DECODE_PROMPT), max_new_tokens=DECODE_STEPS + 1)
-    return torch.from_numpy(found["next_token_id"].values[0, -1:].astype(np.float32))
+def traced_decode(model: Any, **options: Any) -> xr.Dataset:
+    """The same number of passes through ``trace``."""
+    return lacscope.trace(model, prompt(DECODE_PROMPT), max_new_tokens=DECODE_STEPS + 1, **options)
 
 
-def compare(what: str, threads: int, plain: Side, sides: dict[str, Side], rounds: int) -> list[Ratio]:
+def sides(plain: Any, again: Any, model: Any) -> dict[str, dict[str, Side]]:
+    """What is compared, the plain side first."""
+    control = "plain again (control)"
+    return {
+        "prefill 256": {
+            "plain": lambda: plain_prefill(plain),
+            control: lambda: plain_prefill(again),
+            "observe": lambda: traced_prefill(model),
+            "readout": lambda: traced_prefill(model, rule=LAC, effect="readout"),
+            "cache everything": lambda: naive_prefill(model),
+        },
+        "prefill 1024": {
+            "plain": lambda: plain_prefill(plain, LONG_TOKENS),
+            control: lambda: plain_prefill(again, LONG_TOKENS),
+            "observe": lambda: traced_prefill(model, LONG_TOKENS),
+        },
+        "decode 64": {
+            "plain": lambda: plain_decode(plain),
+            control: lambda: plain_decode(again),
+            "observe": lambda: traced_decode(model),
+            "readout": lambda: traced_decode(model, rule=LAC, effect="readout"),
+            "bypass": lambda: traced_decode(model, rule=lacscope.L2AdaptiveComputation(0.0), effect="bypass"),
+        },
+    }
+
+
+def compare(what: str, threads: int, everyone: dict[str, Side], rounds: int) -> list[Ratio]:
     """Time every side once a round, in random order, and divide by the plain side's time of that round."""
     torch.set_num_threads(threads)
-    everyone = {"plain": plain, "plain again (control)": plain, **sides}
     times = interleaved(everyone, rounds)
     found = []
     for name in everyone:
         if name != "plain":
             ratios = [mine / base for mine, base in zip(times[name], times["plain"], strict=True)]
             low, median, high = statistics.quantiles(ratios, n=4)
-            found.append(
-                Ratio(f"{what}: {name}", threads, median, low, high, statistics.median(times["plain"]), rounds)
-            )
+            found.append(Ratio(what, name, threads, median, low, high, statistics.median(times["plain"]), rounds))
     return found
+
+
+def fixed_cost(plain: Any, model: Any, threads: int, rounds: int) -> float:
+    """Milliseconds that a call of ``trace`` on 8 tokens takes over the plain pass: the median of the differences."""
+    torch.set_num_threads(threads)
+    times = interleaved({"plain": lambda: plain_prefill(plain, 8), "trace": lambda: traced_prefill(model, 8)}, rounds)
+    return 1e3 * statistics.median(a - b for a, b in zip(times["trace"], times["plain"], strict=True))
 
 
 def interleaved(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
@@ -105,20 +151,31 @@ def interleaved(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
     return times
 
 
-def check_same_answers(plain: Any, lean: Any, full: Any) -> None:
+def check_same_answers(plain: Any, model: Any) -> None:
     """Both sides must return the same logits; decode is compared by its tokens."""
-    reference = plain_prefill(plain)
-    for name, logits in {"traced": traced_prefill(lean), "naive": naive_prefill(full)}.items():
-        difference = float((logits - reference).abs().max())
+    for name, n_tokens, logits in (
+        ("traced", PREFILL_TOKENS, traced_prefill(model)),
+        ("traced", LONG_TOKENS, traced_prefill(model, LONG_TOKENS)),
+        ("naive", PREFILL_TOKENS, naive_prefill(model)),
+    ):
+        difference = float((logits - plain_prefill(plain, n_tokens)).abs().max())
         if difference > 1e-3:
-            raise AssertionError(f"{name} prefill logits differ from the plain model's by {difference}")
-    produced = lacscope.trace(lean, prompt(DECODE_PROMPT), max_new_tokens=DECODE_STEPS + 1)
+            raise AssertionError(
+                f"{name} prefill logits of {n_tokens} tokens differ from the plain model's by {difference}"
+            )
     with torch.inference_mode():
         wanted = plain.generate(
             prompt(DECODE_PROMPT), max_new_tokens=DECODE_STEPS + 1, do_sample=False, eos_token_id=None, pad_token_id=0
         )[0, DECODE_PROMPT:]
-    ids = produced["next_token_id"].values[0]
+    if adapt(model).stop_ids() & set(wanted.tolist()):
+        raise AssertionError("the benchmark's prompt reaches an end-of-sequence token: decode would stop early")
+    ids = traced_decode(model)["next_token_id"].values[0]
     if [int(i) for i in ids[ids >= 0]] != wanted.tolist()[: int((ids >= 0).sum())]:
         raise AssertionError("traced decode produced other tokens than the plain model")
-    if adapt(lean).stop_ids() & set(wanted.tolist()):
-        raise AssertionError("the benchmark's prompt reaches an end-of-sequence token: decode would stop early")
+    for effect, alpha in (("readout", 0.8), ("bypass", 0.0)):
+        rule = lacscope.L2AdaptiveComputation(alpha)
+        n_read = int((traced_decode(model, rule=rule, effect=effect).phase == "decode").sum())
+        if n_read != DECODE_STEPS:
+            raise AssertionError(
+                f"decode under {effect} read {n_read} tokens, where the plain model reads {DECODE_STEPS}"
+            )

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lacscope.models._checks import nearly_equal
-from lacscope.models.adapters import evaluating, without_gradients
+from lacscope.models.adapters import attention_of, evaluating, without_gradients
 
 # Text models that transformers ships inside a wrapper alone, and the causal model that computes the same on text:
 # a token's three positions are then one.
@@ -84,9 +84,8 @@ def _rebuilt(decoder: Any, head: nn.Module) -> Any | None:
     given["rope_parameters"] = {k: v for k, v in config.rope_parameters.items() if not k.startswith("mrope")}
     given["rope_parameters"]["rope_type"] = given["rope_parameters"].get("rope_type", "default")
     text = AutoConfig.for_model(SAME_ON_TEXT[config.model_type], **given)
-    text._attn_implementation = config._attn_implementation
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(text)
+        model = AutoModelForCausalLM.from_config(text, attn_implementation=attention_of(decoder))
     try:
         model.model.load_state_dict(decoder.state_dict(), assign=True)
     except RuntimeError:

@@ -13,19 +13,23 @@ from lacscope.guards._temporary import Temporary, together
 from lacscope.models._checks import require_full
 from lacscope.models.adapters import inference, users_hooks, without_gradients
 from lacscope.models.adapters._weights import in_subclasses
-from lacscope.tracing._program import RESIDUAL_POINTS, Program
+from lacscope.tracing._program import Program
 from lacscope.tracing._session import HaltingSession, run_session
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples, left-padded to the longest of them. ``members`` are their places among all inputs."""
+    """Some samples, left-padded to the longest of them. ``members`` are their places among all inputs.
+
+    ``padded`` is False where all are of one length.
+    """
 
     members: list[int]
     sample_ids: list[int]
     prompt_lengths: Int[Tensor, " row"]
     ids: Int[Tensor, "row pos"]
     mask: Bool[Tensor, "row pos"]
+    padded: bool
 
     @property
     def answer_lengths(self) -> Int[Tensor, " row"]:
@@ -65,16 +69,18 @@ class Batches:
             torch.tensor([self.prompt_lengths[i] for i in members], device=self.device),
             ids.to(self.device),
             mask.to(self.device),
+            any(len(self.rows[i]) < longest for i in members),
         )
 
 
 def prepared(session: HaltingSession, fwd_hooks: list[tuple[Any, Callable[..., Any]]]) -> Temporary[None]:
     """The user's hooks, then ours, on the leanest path that serves both."""
     adapter = session.adapter
+    if session.bare is not None:
+        return together(without_gradients() if session.bare.in_subclasses else inference(), run_session(session))
     foreign = bool(fwd_hooks) or adapter.user_hooked()
-    inside = set(session.program.points()) - set(RESIDUAL_POINTS)
     lean = together()
-    if foreign or inside:
+    if foreign or session.program.inside_blocks:
         require_full(adapter)
     else:
         lean = adapter.lean()

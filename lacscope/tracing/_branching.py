@@ -10,12 +10,13 @@ A *sequence* is one sample under one rule, a *row* what the model reads.
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lacscope.models._checks import require_one_run
-from lacscope.models.adapters import Adapter, first_keys, identity_of
+from lacscope.models.adapters import Adapter, BareModel, first_keys, identity_of
 from lacscope.traces._provenance import Progress
 from lacscope.traces._schema import SampleTrace
 from lacscope.tracing._batches import Batch, Batches, Reading, prepared
@@ -33,16 +34,21 @@ class RuleKeepsStateError(RuntimeError):
 
 
 def run_branches(
-    adapter: Adapter, program: Program, batches: Batches, sampler: Sampler, progress: Progress | None
+    adapter: Adapter,
+    program: Program,
+    batches: Batches,
+    sampler: Sampler,
+    progress: Progress | None,
+    bare: BareModel | None = None,
 ) -> list[list[SampleTrace]]:
-    """Each rule's samples, equal to a run of that rule alone but for float32 rounding.
+    """Each rule's samples, equal to a run of that rule alone but for float32 rounding; on ``bare`` where given.
 
     Raises RuleKeepsStateError for a rule that writes to its run_state: its rows may be divided.
     """
     n_rules = len(program.rules)
     batches = _within_memory(program, batches, adapter.vocab_size)
     found: list[dict[int, SampleTrace]] = [{} for _ in range(n_rules)]
-    session = HaltingSession(adapter, program, Recorder())
+    session = HaltingSession(adapter, program, Recorder(), bare=bare)
     with prepared(session, []):
         for batch in batches:
             samples = _BranchingBatch(session, batch, sampler).run()
@@ -65,20 +71,26 @@ def _within_memory(program: Program, batches: Batches, vocab_size: int) -> Batch
 
 
 class _BranchingBatch:
-    """One batch under all rules. Sequence ``rule * rows + row`` begins on that row of the batch."""
+    """One batch under all rules. Sequence ``rule * rows + row`` begins on that row of the batch.
+
+    Which sequence is on which row is kept on the host: a step waits for the device once, for what was sampled.
+    """
 
     def __init__(self, session: HaltingSession, batch: Batch, sampler: Sampler) -> None:
         self.session, self.batch, self.sampler = session, batch, sampler
         self.adapter, self.program, self.recorder = session.adapter, session.program, session.recorder
         self.stop_ids = session.adapter.stop_ids()
         n_rows, n_rules = len(batch.members), len(self.program.rules)
-        device = batch.ids.device
-        self.row = torch.arange(n_rows, device=device).repeat(n_rules)  # of each sequence that goes on
-        self.rule = torch.arange(n_rules, device=device).repeat_interleave(n_rows)
-        self.going = torch.arange(n_rules * n_rows, device=device)
-        self.reading = Reading(self.program, batch, self.row)
-        self.sample_ids, self.mask = batch.sample_ids, batch.mask
+        self.row = np.tile(np.arange(n_rows), n_rules)  # of each sequence that goes on
+        self.rule = np.repeat(np.arange(n_rules), n_rows)
+        self.going = np.arange(n_rules * n_rows)
+        self.reading = Reading(self.program, batch, self._there(self.row))
+        self.sample_ids, self.mask, self.n_read = batch.sample_ids, batch.mask, batch.mask.shape[1]
         self.found: dict[int, SampleTrace] = {}
+
+    def _there(self, places: Int[np.ndarray, " place"]) -> Int[Tensor, " place"]:
+        """Places on the model's device."""
+        return torch.as_tensor(places, device=self.batch.ids.device)
 
     @property
     def _run(self) -> Run:
@@ -87,48 +99,55 @@ class _BranchingBatch:
     def run(self) -> dict[int, SampleTrace]:
         """The samples by sequence."""
         self._prefill()
-        stop = torch.tensor(sorted(self.stop_ids), device=self.row.device)
         for remaining in range(self.program.max_new_tokens - 1, -1, -1):
-            sampled = self.sampler(self.logits[:, -1])
-            ended = torch.isin(sampled, stop) | (remaining == 0)
+            sampled = self.sampler(self.logits[:, -1]).cpu().numpy()
+            ended = np.isin(sampled, list(self.stop_ids)) | (remaining == 0)
             self._finish(ended, sampled)
-            if bool(ended.all()):
+            if ended.all():
                 break
             self._decode(~ended, sampled)
         if self.program.max_new_tokens == 0:
-            self._finish(torch.ones_like(self.row, dtype=torch.bool), None)
+            self._finish(np.ones_like(self.row, dtype=bool), None)
         return self.found
+
+    def _readouts(self) -> Readouts:
+        return Readouts(self._there(self.row), self._there(self.rule))
 
     def _prefill(self) -> None:
         self.recorder.clear()
-        self.sampler.start([self.sample_ids[row] for row in self.row.tolist()])
+        self.sampler.start([self.sample_ids[row] for row in self.row])
         kept = self.program.kept(int(self.batch.answer_lengths.max()))
-        rows = Rows(self.batch.prompt_lengths, None, self.sample_ids, kept, Readouts(self.row, self.rule))
+        rows = Rows(self.batch.prompt_lengths, None, self.sample_ids, kept, self._readouts(), self.batch.padded)
         self.logits, self.cache = self.session.step(rows, self.batch.ids, self.mask, None)
         self._check_states()
         self.reading.read_prompts(self.logits)
 
-    def _decode(self, going: Bool[Tensor, " sequence"], sampled: Int[Tensor, " sequence"]) -> None:
+    def _decode(self, going: Bool[np.ndarray, " sequence"], sampled: Int[np.ndarray, " sequence"]) -> None:
         """Read what was sampled, once for each row and token; rows that no sequence is left on are dropped."""
-        kept = going.nonzero().flatten()
+        kept = np.flatnonzero(going)
         self.going, self.rule = self.going[kept], self.rule[kept]
         self.sampler.select(kept.tolist())
-        # A row and the token that it reads as one number: Apple's GPUs know the unique numbers of a list alone.
-        branches, self.row = (self.row[kept] * self.adapter.vocab_size + sampled[kept]).unique(return_inverse=True)
-        parents, tokens = branches // self.adapter.vocab_size, branches % self.adapter.vocab_size
-        if parents.tolist() != list(range(len(self.mask))):
+        n_rows = len(self.sample_ids)
+        branches, self.row = np.unique(self.row[kept] * self.adapter.vocab_size + sampled[kept], return_inverse=True)
+        parents, tokens = np.divmod(branches, self.adapter.vocab_size)
+        if parents.tolist() != list(range(n_rows)):
             self._select_rows(parents)
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
-        rows = Rows(sample_ids=self.sample_ids, kept=1, readouts=Readouts(self.row, self.rule))
-        self.logits, self.cache = self.session.step(rows, tokens.unsqueeze(-1), self.mask, self.cache)
-        require_one_run(self.adapter, self._run.length, self.mask.shape[1])
+        if self.batch.padded or self.session.bare is None:
+            self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        self.n_read += 1
+        rows = Rows(sample_ids=self.sample_ids, kept=1, readouts=self._readouts(), padded=self.batch.padded)
+        self.logits, self.cache = self.session.step(rows, self._there(tokens).unsqueeze(-1), self.mask, self.cache)
+        require_one_run(self.adapter, self._run.length, self.n_read)
         self._check_states()
-        self.reading.read_token(sampled[kept], self.logits, self.going, kept)
+        if self.program.logits == "all" or self.program.measures_logits:
+            read, going_on, before = map(self._there, (sampled[kept], self.going, kept))
+            self.reading.read_token(read, self.logits, going_on, before)
 
-    def _select_rows(self, rows: Int[Tensor, " row"]) -> None:
+    def _select_rows(self, parents: Int[np.ndarray, " row"]) -> None:
+        rows = self._there(parents)
         self.adapter.select_rows(self.cache, rows)
         self.mask = self.mask[rows]
-        self.sample_ids = [self.sample_ids[row] for row in rows.tolist()]
+        self.sample_ids = [self.sample_ids[row] for row in parents]
         run = self._run.selected(rows)
         run.cache = weakref.ref(identity_of(self.cache))
         keys = first_keys(self.cache)
@@ -136,15 +155,16 @@ class _BranchingBatch:
         self.recorder.clear()
         self.recorder.keep(run)
 
-    def _finish(self, ended: Bool[Tensor, " sequence"], sampled: Int[Tensor, " sequence"] | None) -> None:
+    def _finish(self, ended: Bool[np.ndarray, " sequence"], sampled: Int[np.ndarray, " sequence"] | None) -> None:
         """Keep the samples of sequences that read nothing more."""
-        if not bool(ended.any()):
+        if not ended.any():
             return
-        sequences = self.going[ended]
-        samples = self._run.selected(self.row[ended]).samples(
+        sequences, rows = self.going[ended], self.row[ended]
+        samples = self._run.selected(self._there(rows)).samples(
             self.stop_ids,
-            None if sampled is None else sampled[ended],
-            self.reading.tokenwise(sequences),
+            None if sampled is None else torch.as_tensor(sampled[ended]),
+            self.reading.tokenwise(self._there(sequences)),
+            [self.sample_ids[row] for row in rows],
         )
         for sample, sequence, rule in zip(samples, sequences.tolist(), self.rule[ended].tolist(), strict=True):
             assert sample.void is not None

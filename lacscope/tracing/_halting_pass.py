@@ -1,20 +1,20 @@
 """One forward pass under a rule and an effect: every layer measured, judged and, maybe, edited."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lacscope.models.adapters import Execution, PartialPassError, without_gradients
-from lacscope.rules import LayerView, RuleInPass, Unit
+from lacscope.models.adapters import Execution, PartialPassError
+from lacscope.rules import LayerView, Unit
 from lacscope.tracing._norms import Norms, norm_of
 from lacscope.tracing._program import Program
 from lacscope.tracing._readout import ReadoutBuffer, Readouts
 from lacscope.tracing._recorder import PassRecord
+from lacscope.tracing._rules_in_pass import RulesInPass
 
 
 @dataclass
@@ -30,10 +30,11 @@ class HaltingPass:
     """One forward pass under a program: measures every layer, asks the rules, makes the edit.
 
     Keeps one stream at a time (and, for a readout, its buffer), and norms for the rest. ``alone`` says that no
-    other hook stands on the residual points, so that a stream cannot have been edited in place unseen. ``kept``
-    is how many last positions are read out (None: all). Several rules under ``readout`` need ``readouts``: after
-    the last block the stream has a row for each of them. Under a plan (``execution``) layers stand in the order in
-    which they are executed, and one that is skipped is a void that no rule is asked about.
+    other hook stands on the residual points, so that a stream cannot have been edited in place unseen. ``given`` is
+    what a rule may ask of the tokens (fields of :class:`~lacscope.rules.LayerView`). ``kept`` is how many last
+    positions are read out (None: all). Several rules under ``readout`` need ``readouts``: after the last block the
+    stream has a row for each of them. Under a plan (``execution``) layers stand in the order in which they are
+    executed, and one that is skipped is a void that no rule is asked about.
     """
 
     def __init__(
@@ -41,10 +42,7 @@ class HaltingPass:
         program: Program,
         *,
         run_states: Sequence[dict[str, Any]],
-        step: Int[Tensor, "batch pos"] | None = None,
-        position: Int[Tensor, "batch pos"] | None = None,
-        valid: Bool[Tensor, "batch pos"] | None = None,
-        sample: Int[Tensor, " batch"] | None = None,
+        given: Mapping[str, Any] | None = None,
         alone: bool = False,
         kept: int | None = None,
         readouts: Readouts | None = None,
@@ -61,9 +59,8 @@ class HaltingPass:
         self.readout = None
         if program.effect == "readout":
             self.readout = ReadoutBuffer(kept, readouts, program.ends_on_any_length)
-        decode = None if step is None else step >= 0
-        self.given = {"decode": decode, "step": step, "position": position, "valid": valid, "sample": sample}
-        self.rules = [RuleInPass(rule, state) for rule, state in zip(program.rules, run_states, strict=True)]
+        self.given = {} if given is None else given
+        self.rules = RulesInPass(program.rules, run_states, program.alphas)
         self.void: list[Tensor] = []
         self.blocks: list[int] = []
         self.fired = 0
@@ -182,6 +179,8 @@ class HaltingPass:
     def _decide(
         self, unit: Unit, layer: int, pre: Tensor, post: Tensor, pre_norm: Tensor, post_norm: Tensor
     ) -> Bool[Tensor, "*rule batch pos"]:
+        if self.rules.alphas is not None:
+            return self.rules.voids_by_norms(pre_norm, post_norm)
         view = LayerView(
             layer,
             self.program.n_layers,
@@ -195,9 +194,7 @@ class HaltingPass:
             n_places=self.n_places,
             **self.given,
         )
-        with without_gradients() if torch.is_grad_enabled() else nullcontext():
-            masks = [rule.voids(view) for rule in self.rules]
-        return masks[0] if len(masks) == 1 else torch.stack(masks)
+        return self.rules.voids(view)
 
     def record(self, tokens: Tensor | None, mask: Tensor | None) -> PassRecord:
         """What is kept of the finished pass: arrays of layers x batch x pos."""

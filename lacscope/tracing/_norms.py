@@ -7,7 +7,7 @@ from torch import Tensor
 from lacscope.models.adapters._private import edits_of
 
 
-def norm_of(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos"]:
+def norm_of(stream: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token"]:
     """L2 norm, accumulated in float32: in bfloat16 its rounding error exceeds many deltas."""
     if stream.dtype == torch.float64:
         return torch.linalg.vector_norm(stream.detach(), dim=-1).float()
@@ -52,9 +52,22 @@ class Norms:
         cosine: bool,
     ) -> None:
         """What a block makes of a stream; with ``cosine`` also how far it turns it."""
-        self.keep("delta_norm", post_norm - pre_norm)
-        difference = post.detach().float() - pre.detach().float()
-        self.keep("update_norm", torch.linalg.vector_norm(difference, dim=-1))
-        if cosine:
-            dot = (post.detach().float() * pre.detach().float()).sum(-1)
-            self.keep("cos_pre_post", dot / (post_norm * pre_norm).clamp_min(torch.finfo(torch.float32).tiny))
+        for name, values in changes_of(pre, post, pre_norm, post_norm, cosine=cosine).items():
+            self.keep(name, values)
+
+
+def changes_of(
+    pre: Float[Tensor, "*layer batch pos d_model"],
+    post: Float[Tensor, "*layer batch pos d_model"],
+    pre_norm: Float[Tensor, "*layer batch pos"],
+    post_norm: Float[Tensor, "*layer batch pos"],
+    *,
+    cosine: bool,
+) -> dict[str, Float[Tensor, "*layer batch pos"]]:
+    """``delta_norm``, ``update_norm`` and, with ``cosine``, ``cos_pre_post`` of streams that become others."""
+    before, after = pre.detach().float(), post.detach().float()
+    found = {"delta_norm": post_norm - pre_norm, "update_norm": torch.linalg.vector_norm(after - before, dim=-1)}
+    if cosine:
+        scale = (post_norm * pre_norm).clamp_min(torch.finfo(torch.float32).tiny)
+        found["cos_pre_post"] = (after * before).sum(-1) / scale
+    return found

@@ -1,8 +1,11 @@
 """What one call asks of its forward passes, checked against the model."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from lacscope.models._checks import require_head, require_sublayers
@@ -10,6 +13,7 @@ from lacscope.models.adapters import Adapter
 from lacscope.rules import Effect, HaltingRule, L2AdaptiveComputation, Unit, check_effect, needs_of
 from lacscope.traces._options import Logits, Tokenwise
 from lacscope.traces._schema import TOKENWISE_MEASURES
+from lacscope.tracing._rules_in_pass import Alphas
 
 RESIDUAL_POINTS = ("hook_resid_pre", "hook_resid_post")
 
@@ -29,6 +33,23 @@ class Program:
     logits: Logits = "none"
     tokenwise: Tokenwise = "all"
     given_answers: bool = False
+    _places: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @functools.cached_property
+    def alphas(self) -> Alphas | None:
+        """The rules' alphas, where all are L2 Adaptive Computation and differ in nothing else."""
+        return Alphas.of(self.rules)
+
+    @functools.cached_property
+    def needs(self) -> frozenset[str]:
+        """What has to be known of the tokens for the rules to be asked."""
+        return frozenset().union(*map(needs_of, self.rules))
+
+    def places(self, device: torch.device) -> Int[Tensor, "layer 1 1"]:
+        """The layers counted from 1, on a device."""
+        if device not in self._places:
+            self._places[device] = torch.arange(1, self.n_layers + 1, device=device).view(-1, 1, 1)
+        return self._places[device]
 
     @property
     def unit(self) -> Unit:
@@ -48,6 +69,11 @@ class Program:
         if self.asks("mlp") or "mlp_out_norm" in self.measures:
             names.append("hook_mlp_out")
         return [*names, "hook_resid_post"]
+
+    @property
+    def inside_blocks(self) -> bool:
+        """True where a hook point inside a block is needed, by one of the rules or of the measures."""
+        return any(set(one.points()) - set(RESIDUAL_POINTS) for one in [self, *self.of_each_rule()])
 
     @property
     def measures_logits(self) -> bool:
@@ -90,6 +116,6 @@ def make_program(
     )
     if program.head is not None:
         require_head(adapter)
-    if any(set(one.points()) - set(RESIDUAL_POINTS) for one in [program, *program.of_each_rule()]):
+    if program.inside_blocks:
         require_sublayers(adapter)
     return program

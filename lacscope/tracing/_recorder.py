@@ -21,6 +21,7 @@ from lacscope.models._facts import model_attrs
 from lacscope.models.adapters import Adapter, execution_of, known_self_check
 from lacscope.rules import HaltingRule, describe_rule
 from lacscope.traces._schema import SampleTrace, build
+from lacscope.tracing._rules_in_pass import Alphas
 from lacscope.tracing._token_text import special_ids, token_texts
 
 
@@ -81,7 +82,9 @@ class PassRecord:
 class Run:
     """The passes of one prefill and its decode, and what is needed to recognise the next pass.
 
-    ``behind`` is how many tokens of each row the cache held before the run began.
+    ``behind`` is how many tokens of each row the cache held before the run began, ``length`` how many columns were read
+    so far, padding included. ``unchecked`` says that passes after the first may hold what is not finite. Where there
+    are ``alphas``, its voids are theirs, and are made when they are asked for.
     """
 
     rule_states: list[dict[str, Any]]
@@ -93,11 +96,9 @@ class Run:
     behind: Int[Tensor, " batch"] | int = 0
     order: int = 0
     attrs: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def length(self) -> int:
-        """Columns read so far, padding included."""
-        return sum(record.tokens.shape[1] for record in self.passes)
+    length: int = 0
+    unchecked: bool = False
+    alphas: Alphas | None = None
 
     @property
     def mask(self) -> Bool[Tensor, "batch pos"]:
@@ -105,6 +106,21 @@ class Run:
 
     def add(self, record: PassRecord) -> None:
         self.passes.append(record)
+        self.length += record.tokens.shape[1]
+
+    def whole(self) -> PassRecord:
+        """All of its passes as one."""
+        layerwise = {
+            name: torch.cat([record.layerwise[name] for record in self.passes], dim=-1)
+            for name in self.passes[0].layerwise
+        }
+        if self.alphas is not None:
+            void: Tensor | None = self.alphas.voids(layerwise["delta_norm"])
+        else:
+            voids = [record.void for record in self.passes if record.void is not None]
+            void = torch.cat(voids, dim=-1) if voids else None
+        tokens = torch.cat([record.tokens for record in self.passes], dim=1)
+        return PassRecord(tokens, self.mask, layerwise, void, self.passes[0].blocks)
 
     def selected(self, rows: Int[Tensor, " row"]) -> "Run":
         """The same run as if these had been its rows, in this order; one may stand several times."""
@@ -133,20 +149,22 @@ class Run:
         stop_ids: frozenset[int] = frozenset(),
         last_sampled: Int[Tensor, " batch"] | None = None,
         tokenwise: Mapping[str, Float[Tensor, "batch pos"]] | None = None,
+        sample_ids: Sequence[int] | None = None,
     ) -> list[SampleTrace]:
         """The run's rows without padding, each cut at its first generated end-of-sequence token.
 
         ``last_sampled`` is what was sampled after the last token read, and ``tokenwise`` what was measured
-        on logits: only the caller knows them.
+        on logits: only the caller knows them. ``sample_ids`` are the rows' names, where known.
+
+        Raises:
+            NonFiniteStreamError: a step that was not looked at by itself.
         """
-        tokens = _numpy(torch.cat([record.tokens for record in self.passes], dim=1))
-        mask = _numpy(self.mask)
-        layerwise = {
-            name: _numpy(torch.cat([record.layerwise[name] for record in self.passes], dim=-1))
-            for name in self.passes[0].layerwise
-        }
-        voids = [record.void for record in self.passes]
-        void = _numpy(torch.cat([v for v in voids if v is not None], dim=-1)) if voids[0] is not None else None
+        whole = self.whole()
+        if self.unchecked:
+            whole.check_finite(sample_ids=sample_ids)
+        tokens, mask = _numpy(whole.tokens), _numpy(whole.mask)
+        layerwise = {name: _numpy(values) for name, values in whole.layerwise.items()}
+        void = None if whole.void is None else _numpy(whole.void)
         first_pass = self.passes[0].tokens.shape[1]
         lengths = mask[:, :first_pass].sum(-1) if self.prompt_lengths is None else _numpy(self.prompt_lengths)
         measured = {name: _numpy(values) for name, values in (tokenwise or {}).items()}

@@ -16,7 +16,7 @@ from torch import Tensor
 from lacscope.guards._arguments import hook_pairs, whole_numbers
 from lacscope.models._checks import check_blocks, divides_rows, require_decode, require_one_run, rows_at_once
 from lacscope.models._model import Model
-from lacscope.models.adapters import Adapter, execution_of
+from lacscope.models.adapters import Adapter, BareModel, attention_of, bare_model, execution_of
 from lacscope.rules import Effect, HaltingRule, describe_rule
 from lacscope.rules._lac import thresholds_of
 from lacscope.traces._joining import stack_rules
@@ -153,6 +153,12 @@ def trace(
         tokenwise=tokenwise,
         given_answers=answers is not None,
     )
+    bare, reason = _alone(adapter, program, hooks)
+    attrs["ran_on"] = f"the bridge: {reason}" if bare is None else "the wrapped model alone"
+    if (
+        attention := attention_of(getattr(adapter.model, "original_model", None)) if bare is None else bare.attention
+    ) is not None:
+        attrs["attention"] = attention
     pad_id = getattr(adapter.tokenizer, "pad_token_id", None) or 0
     batches = Batches(whole, [len(p) for p in prompts], ids, rows_at_once(adapter, batch_size), pad_id, adapter.device)
     traces = [
@@ -163,11 +169,20 @@ def trace(
             sample_ids=ids,
             rules=[describe_rule(one) for one in group],
         )
-        for group, samples in _run_rules(adapter, program, batches, sampler, hooks, progress)
+        for group, samples in _run_rules(adapter, program, batches, sampler, hooks, progress, bare)
     ]
     if not isinstance(rule, (list, tuple)):
         return traces[0]
     return stack_rules(traces, [describe_rule(one) for one in rules])
+
+
+def _alone(adapter: Adapter, program: Program, hooks: Sequence[Any]) -> tuple[BareModel | None, str]:
+    """The wrapped model alone, where these passes need nothing of the bridge; or None, and what they need."""
+    if hooks:
+        return None, "hooks of yours stand on it"
+    if program.inside_blocks:
+        return None, "what is measured lies inside its blocks"
+    return bare_model(adapter)
 
 
 def _refuse_skipped_history(adapter: Adapter) -> None:
@@ -197,19 +212,22 @@ def _run_rules(
     sampler: Sampler,
     fwd_hooks: list[tuple[Any, Callable[..., Any]]],
     progress: Progress | None,
+    bare: BareModel | None,
 ) -> list[tuple[tuple[HaltingRule, ...], list[SampleTrace]]]:
     """The samples of each run, with the rules that it was for: as few runs as the effect allows."""
     rules, effect = program.rules, program.effect
     if effect == "observe" or len(rules) < 2:
-        return [(rules, _run(adapter, program, batches, sampler, fwd_hooks, progress))]
+        return [(rules, _run(adapter, program, batches, sampler, fwd_hooks, progress, bare))]
     # A hook of the user's may stand on rows, or on what follows the last block; a threshold is one rule's.
     alone = fwd_hooks or adapter.user_hooked() or "threshold" in program.measures
     if effect == "readout" and not alone and divides_rows(adapter):
         # Found out on the way: it shows only when a rule is asked.
         with suppress(RuleKeepsStateError):
-            samples = run_branches(adapter, program, batches, sampler, progress)
+            samples = run_branches(adapter, program, batches, sampler, progress, bare)
             return [((rule,), found) for rule, found in zip(rules, samples, strict=True)]
-    return [(one.rules, _run(adapter, one, batches, sampler, fwd_hooks, progress)) for one in program.of_each_rule()]
+    return [
+        (one.rules, _run(adapter, one, batches, sampler, fwd_hooks, progress, bare)) for one in program.of_each_rule()
+    ]
 
 
 def _run(
@@ -219,9 +237,10 @@ def _run(
     sampler: Sampler,
     fwd_hooks: list[tuple[Any, Callable[..., Any]]],
     progress: Progress | None,
+    bare: BareModel | None,
 ) -> list[SampleTrace]:
     found: dict[int, SampleTrace] = {}
-    session = HaltingSession(adapter, program, Recorder())
+    session = HaltingSession(adapter, program, Recorder(), bare=bare)
     with prepared(session, fwd_hooks):
         for batch in batches:
             found.update(zip(batch.members, _run_batch(session, batch, sampler), strict=True))
@@ -235,12 +254,13 @@ def _run(
 
 def _run_batch(session: HaltingSession, batch: Batch, sampler: Sampler) -> list[SampleTrace]:
     adapter, program, stop_ids = session.adapter, session.program, session.adapter.stop_ids()
-    mask = batch.mask
+    mask, n_read = batch.mask, batch.mask.shape[1]
     rows = torch.arange(len(mask), device=mask.device)
     reading = Reading(program, batch, rows)
     session.recorder.clear()
     sampler.start(batch.sample_ids)
-    first = Rows(batch.prompt_lengths, None, batch.sample_ids, program.kept(int(batch.answer_lengths.max())))
+    kept = program.kept(int(batch.answer_lengths.max()))
+    first = Rows(batch.prompt_lengths, None, batch.sample_ids, kept, padded=batch.padded)
     logits, cache = session.step(first, batch.ids, mask, None)
     reading.read_prompts(logits)
     sampled = None
@@ -253,13 +273,15 @@ def _run_batch(session: HaltingSession, batch: Batch, sampler: Sampler) -> list[
             finished |= torch.isin(sampled, stop)
             if remaining == 0 or bool(finished.all()):
                 break
-            # What a row reads beside the others once it has ended is padding.
-            mask = torch.cat([mask, ~finished.unsqueeze(-1)], dim=1)
+            if batch.padded or session.bare is None:
+                # What a row reads beside the others once it has ended is padding.
+                mask = torch.cat([mask, ~finished.unsqueeze(-1)], dim=1)
+            n_read += 1
             logits, cache = session.step(replace(first, kept=1), sampled.unsqueeze(-1), mask, cache)
             reading.read_token(sampled, logits, rows, rows)
     run = session.recorder.open_runs[0]
-    require_one_run(adapter, run.length, mask.shape[1])
-    samples = run.samples(stop_ids, sampled, reading.tokenwise(rows))
+    require_one_run(adapter, run.length, n_read)
+    samples = run.samples(stop_ids, sampled, reading.tokenwise(rows), batch.sample_ids)
     for row, sample in enumerate(samples):
         sample.logits = reading.logits_of(row, len(sample))
     return samples

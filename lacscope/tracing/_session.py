@@ -27,7 +27,16 @@ from torch import Tensor
 from lacscope.guards._temporary import Temporary, together
 from lacscope.models._checks import check_blocks
 from lacscope.models._model import Model
-from lacscope.models.adapters import Adapter, PartialPassError, PassInput, execution_of, first_keys, registered
+from lacscope.models.adapters import (
+    Adapter,
+    BareModel,
+    PartialPassError,
+    PassInput,
+    execution_of,
+    first_keys,
+    identity_of,
+    registered,
+)
 from lacscope.models.adapters._private import forward_hooks
 from lacscope.rules import Effect, HaltingRule, needs_of
 from lacscope.tracing._halting_pass import HaltingPass
@@ -35,6 +44,8 @@ from lacscope.tracing._inputs import PaddingWarning
 from lacscope.tracing._program import Program, make_program
 from lacscope.tracing._readout import Readouts
 from lacscope.tracing._recorder import Recorder, Run, going_on_under_plan, under_plan
+from lacscope.tracing._rules_in_pass import RulesInPass
+from lacscope.tracing._settled_pass import SettledPass
 
 __all__ = ["PaddingWarning", "RunWarning", "TrainingModeWarning", "halting", "halting_hooks"]
 
@@ -54,6 +65,7 @@ class Rows:
     """What is known of the rows of a pass besides what the model is given.
 
     ``kept`` is how many last positions are read out (None: all). Several rules under ``readout`` need ``readouts``.
+    ``padded`` is False where it is known that no row has pads.
     """
 
     prompt_lengths: Int[Tensor, " row"] | None = None
@@ -61,11 +73,12 @@ class Rows:
     sample_ids: Sequence[int] | None = None
     kept: int | None = None
     readouts: Readouts | None = None
+    padded: bool = True
 
 
 @dataclass(frozen=True)
 class _OpenPass:
-    halting: HaltingPass
+    halting: HaltingPass | SettledPass
     run: Run
     given: PassInput
     mask: Bool[Tensor, "row pos"] | None
@@ -75,13 +88,22 @@ class _OpenPass:
 class HaltingSession:
     """A program on one model: the hooks, the stack of open passes, and which run each belongs to.
 
-    ``rows`` is what is known of the rows of passes that :meth:`step` does not make; None: they are left alone.
+    ``rows`` is what is known of the rows of passes that :meth:`step` does not make; None: they are left alone. ``bare``
+    is the wrapped model alone, where the passes of :meth:`step` are to run on it.
     """
 
-    def __init__(self, adapter: Adapter, program: Program, recorder: Recorder, rows: Rows | None = None) -> None:
-        self.adapter, self.program, self.recorder = adapter, program, recorder
+    def __init__(
+        self,
+        adapter: Adapter,
+        program: Program,
+        recorder: Recorder,
+        rows: Rows | None = None,
+        bare: BareModel | None = None,
+    ) -> None:
+        self.adapter, self.program, self.recorder, self.bare = adapter, program, recorder, bare
         self._rows = rows
         self._order = itertools.count()
+        self._all_real: Tensor | None = None
         self._stack: list[_OpenPass | None] = []  # None: a pass that is left alone
 
     def step(
@@ -90,10 +112,26 @@ class HaltingSession:
         """One pass of the model on these rows: the logits of what is kept, and the cache."""
         # Held while the model runs: it opens the pass itself.
         others, self._rows = self._rows, rows
+        use_cache = self.program.max_new_tokens > 1
         try:
-            return self.adapter.step(tokens, mask, cache, use_cache=self.program.max_new_tokens > 1, keep=rows.kept)
+            if self.bare is not None:
+                return self._step_alone(self.bare, rows, tokens, mask, cache, use_cache)
+            return self.adapter.step(tokens, mask, cache, use_cache=use_cache, keep=rows.kept)
         finally:
             self._rows = others
+
+    def _step_alone(
+        self, bare: BareModel, rows: Rows, tokens: Tensor, mask: Tensor, cache: Any, use_cache: bool
+    ) -> tuple[Tensor, Any]:
+        call, given = bare.call(tokens, mask, cache, use_cache=use_cache, keep=rows.kept, padded=rows.padded)
+        self.open_pass(given)
+        completed = False
+        try:
+            logits, cache = bare.run(call)
+            completed = True
+        finally:
+            self.close_pass(identity_of(cache), completed)
+        return (logits[:, -rows.kept :] if rows.kept else logits), cache
 
     @functools.cached_property
     def _residual_points(self) -> list[Any]:
@@ -105,12 +143,13 @@ class HaltingSession:
 
     def points(self) -> list[tuple[Any, Callable[..., Tensor | None]]]:
         return [
-            (self.adapter.hook_point(f"blocks.{layer}.{point}"), partial(self._fire, point, layer))
+            (self.adapter.hook_point(f"blocks.{layer}.{point}"), partial(self.see, point, layer))
             for layer in range(self.program.n_layers)
             for point in self.program.points()
         ]
 
-    def _fire(self, point: str, layer: int, activation: Tensor, hook: Any) -> Tensor | None:
+    def see(self, point: str, layer: int, activation: Tensor, hook: Any = None) -> Tensor | None:
+        """What stands at every point; what it returns, where that is not None, goes on in the stream's place."""
         now = self._stack[-1] if self._stack else None  # none: a block called by hand, outside any pass of the model
         return None if now is None else now.halting.callback(point, layer, activation)
 
@@ -121,41 +160,54 @@ class HaltingSession:
             self._stack.append(None)
             return
         run = self._run_for(given, rows)
-        mask = self._mask_of(given, run, rows)
-        now = None if mask is None else mask[:, run.length :]
-        position = step = None
-        if now is not None:
-            seen = torch.cat([run.mask.to(now.device), now], dim=1) if run.length else now
-            read = (seen.long().cumsum(-1) - 1)[:, run.length :]
-            lengths = run.prompt_lengths
-            if lengths is None:
-                lengths = now.long().sum(-1)
-                run.prompt_lengths = lengths
-            step = read - lengths.to(read.device).unsqueeze(-1)
-            position = read if isinstance(run.behind, int) else read + run.behind.to(read.device).unsqueeze(-1)
-        current = HaltingPass(
-            self.program,
-            run_states=run.rule_states,
-            step=step,
-            position=position,
-            valid=now,
-            sample=self._samples(now, rows) if self._asks_sample and now is not None and not self._stack else None,
-            alone=all(len(forward_hooks(point)) == 1 for point in self._residual_points),
-            kept=rows.kept,
-            readouts=rows.readouts,
-            execution=execution_of(self.adapter.model),
-        )
+        now = self._real(given.tokens) if not rows.padded and given.tokens is not None else None
+        if now is None and (mask := self._mask_of(given, run, rows)) is not None:
+            # A copy: a view of its last column would keep all that was read before.
+            now = mask[:, run.length :].clone()
+        if now is not None and run.prompt_lengths is None:
+            run.prompt_lengths = now.long().sum(-1)
+        asked = self._asked(now, run, rows)
+        current: HaltingPass | SettledPass
+        if self.bare is not None and SettledPass.serves(self.program, given.n_new, rows.kept):
+            rules = RulesInPass(self.program.rules, run.rule_states, self.program.alphas)
+            one_token = given.n_new == 1
+            current = SettledPass(self.program, rules, asked, one_token=one_token, readouts=rows.readouts)
+            run.alphas = self.program.alphas
+        else:
+            current = HaltingPass(
+                self.program,
+                run_states=run.rule_states,
+                given=asked,
+                alone=self.bare is not None or all(len(forward_hooks(point)) == 1 for point in self._residual_points),
+                kept=rows.kept,
+                readouts=rows.readouts,
+                execution=execution_of(self.adapter.model),
+            )
         self._stack.append(_OpenPass(current, run, given, now, rows))
 
-    @functools.cached_property
-    def _asks_sample(self) -> bool:
-        """The ids are made anew, on the model's device, in each pass: few rules ask for them."""
-        return any("sample" in needs_of(rule) for rule in self.program.rules)
+    def _real(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """The mask of a pass without pads; the same tensor for all steps of a decode."""
+        if self._all_real is None or self._all_real.shape != tokens.shape:
+            self._all_real = torch.ones_like(tokens, dtype=torch.bool)
+        return self._all_real
 
-    @staticmethod
-    def _samples(now: Bool[Tensor, "batch pos"], rows: Rows) -> Int[Tensor, " batch"]:
-        ids = range(len(now)) if rows.sample_ids is None else rows.sample_ids
-        return torch.tensor(list(ids), device=now.device)
+    def _asked(self, now: Bool[Tensor, "batch pos"] | None, run: Run, rows: Rows) -> dict[str, Any]:
+        """What the program's rules ask of the tokens of a pass, where it is known."""
+        needs = self.program.needs
+        if now is None:
+            return {}
+        found: dict[str, Any] = {"valid": now}
+        if "sample" in needs and not self._stack:
+            ids = range(len(now)) if rows.sample_ids is None else rows.sample_ids
+            found["sample"] = torch.tensor(list(ids), device=now.device)
+        if needs & {"phase", "position"}:
+            assert run.prompt_lengths is not None
+            seen = torch.cat([run.mask.to(now.device), now], dim=1) if run.length else now
+            read = (seen.long().cumsum(-1) - 1)[:, run.length :]
+            step = read - run.prompt_lengths.to(read.device).unsqueeze(-1)
+            behind = run.behind if isinstance(run.behind, int) else run.behind.to(read.device).unsqueeze(-1)
+            found |= {"step": step, "decode": step >= 0, "position": read + behind}
+        return found
 
     def close_pass(self, cache: Any, completed: bool) -> None:
         closed = self._stack.pop()
@@ -168,7 +220,10 @@ class HaltingSession:
                 "the way (reset_hooks() inside the context takes ours too), or the pass was partial."
             )
         record = current.record(closed.given.tokens, closed.mask)
-        record.check_finite(run, closed.rows.sample_ids)
+        if self.bare is not None and run.passes:
+            run.unchecked = True  # looked at as a whole, for a look at each step would wait for the device
+        else:
+            record.check_finite(run, closed.rows.sample_ids)
         if run.passes and run.passes[0].blocks != record.blocks:
             raise ValueError(
                 f"this pass executed the blocks {list(record.blocks)} and the run began with "
@@ -372,5 +427,7 @@ def _warn_of_training(adapter: Adapter) -> None:
 
 
 def run_session(session: HaltingSession) -> Temporary[None]:
-    """The session's hooks on its model, for the length of the context."""
+    """The session's hooks on its model, or its eyes on the wrapped model alone, for the length of the context."""
+    if session.bare is not None:
+        return session.bare.shown_to(session.see)
     return together(session.adapter.watch(session), registered(session.points()))

@@ -1,6 +1,5 @@
 """Many rules under readout in one run: equal to one run per rule, at the cost of the tokens that differ."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,10 +9,10 @@ import torch
 from helpers import PROMPTS, assert_same_trace, rows_of, shared_model, unchanged
 
 from lacscope import FixedLayers, GivenVoids, L2AdaptiveComputation, NonFiniteStreamError, trace
-from lacscope.models.adapters import BridgeAdapter
 from lacscope.rules import LayerView, describe_rule
 from lacscope.testing import ARCHITECTURES, tiny_model
 from lacscope.tracing._branching import RuleKeepsStateError
+from lacscope.tracing._session import HaltingSession
 
 RULES = [L2AdaptiveComputation(alpha) for alpha in (0.0, 0.3, 0.6, 2.0)] + [FixedLayers([3]), FixedLayers([])]
 SAMPLED = {"temperature": 1.2, "top_p": 0.9, "seed": 4}
@@ -21,18 +20,16 @@ ANSWERS = [[8, 30], [55, 6, 70, 4], [9], [31, 32, 33]]
 
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
-    """Rows and columns of every pass; a hook that counts would have each rule run by itself."""
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Rows and columns of each pass, filled as they are made."""
     shapes: list[tuple[int, int]] = []
-    step = BridgeAdapter.step
+    step = HaltingSession.step
 
-    def counted(self: Any, tokens: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def counted(self: Any, rows: Any, tokens: torch.Tensor, *args: Any) -> Any:
         shapes.append(tuple(tokens.shape))
-        return step(self, tokens, *args, **kwargs)
+        return step(self, rows, tokens, *args)
 
-    shared_model()  # its one check pass is not counted
-    monkeypatch.setattr(BridgeAdapter, "step", counted)
-    monkeypatch.setattr(BridgeAdapter, "_lean_is_exact", lambda self: True)
+    monkeypatch.setattr(HaltingSession, "step", counted)
     return shapes
 
 

@@ -264,7 +264,8 @@ def test_rules_that_are_bypassed_may_differ_in_unit():
     many = trace(shared_model(), PROMPTS, rule=rules, effect="bypass")
     for index, rule in enumerate(rules):
         one = trace(shared_model(), PROMPTS, rule=rule, effect="bypass")
-        np.testing.assert_array_equal(many.resid_post_norm.isel(rule=index), one.resid_post_norm)
+        # Together they run on the bridge; the first alone needs nothing of it.
+        np.testing.assert_allclose(many.resid_post_norm.isel(rule=index), one.resid_post_norm, rtol=1e-5)
 
 
 @pytest.mark.parametrize("effect", ["observe", "readout", "bypass"])

@@ -9,6 +9,8 @@ something TransformerLens does not document is in this folder.
 from typing import Any
 
 from lacscope.guards._temporary import finish
+from lacscope.models.adapters._bare_model import BareModel as BareModel
+from lacscope.models.adapters._bare_model import bare_model as bare_model
 from lacscope.models.adapters._base import Adapter as Adapter
 from lacscope.models.adapters._base import UnsupportedModelError as UnsupportedModelError
 from lacscope.models.adapters._base import registered as registered
@@ -33,6 +35,7 @@ from lacscope.models.adapters._passes import PassListener as PassListener
 from lacscope.models.adapters._passes import around as around
 from lacscope.models.adapters._passes import around_each as around_each
 from lacscope.models.adapters._passes import first_keys as first_keys
+from lacscope.models.adapters._private import attention_of as attention_of
 from lacscope.models.adapters._private import require_private as require_private
 from lacscope.models.adapters._self_check import SelfCheck as SelfCheck
 from lacscope.models.adapters._self_check import known_self_check as known_self_check

@@ -3,7 +3,7 @@
 import copy
 import types
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -16,16 +16,9 @@ _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 
 def reference_of(bridge: Any) -> tuple[Callable[..., Any] | None, str]:
     """A function from token ids to the bare model's logits; or None, and why there is none that could be trusted."""
-    if getattr(bridge, "compatibility_mode", False):
-        return None, "the bridge's weights were processed (compatibility mode)"
     original = bridge.original_model
-    for module in original.modules():
-        if hasattr(module, "_hf_hook"):
-            return None, "accelerate moves the weights of this model about"
-        if any(
-            map(_is_foreign, (*private.forward_hooks(module).values(), *private.forward_pre_hooks(module).values()))
-        ):
-            return None, "modules of the wrapped model carry hooks of their own"
+    if reason := why_not_alone(bridge, original.modules()):
+        return None, reason
     twin = bare_twin(original)
 
     def logits(tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
@@ -35,23 +28,41 @@ def reference_of(bridge: Any) -> tuple[Callable[..., Any] | None, str]:
     return logits, ""
 
 
+def why_not_alone(bridge: Any, modules: Iterable[nn.Module]) -> str:
+    """Why the wrapped model alone would not give the bridge's numbers; "" where nothing speaks against it.
+
+    ``modules`` are those to be looked at for what somebody put there.
+    """
+    if getattr(bridge, "compatibility_mode", False):
+        return "the bridge's weights were processed (compatibility mode)"
+    for module in modules:
+        if hasattr(module, "_hf_hook"):
+            return "accelerate moves the weights of this model about"
+        hooks = [*private.forward_hooks(module).values(), *private.forward_pre_hooks(module).values()]
+        if any(map(_is_foreign, hooks)):
+            return "modules of the wrapped model carry hooks of their own"
+    return ""
+
+
 def _is_foreign(hook: Callable[..., Any]) -> bool:
     """True for a hook that neither TransformerLens nor lacscope put there."""
-    return not (_is_of("transformer_lens.", hook) or _is_of("lacscope.", hook))
+    return not (is_of("transformer_lens.", hook) or is_of("lacscope.", hook))
 
 
-def _is_of(package: str, function: Any) -> bool:
+def is_of(package: str, function: Any) -> bool:
+    """True for a function of a package; of a partial one, what it calls counts."""
     inner = getattr(function, "func", function)
     return str(getattr(inner, "__module__", "")).startswith(package)
 
 
-def bare_twin(model: nn.Module) -> nn.Module:
+def bare_twin(model: nn.Module, made: dict[int, nn.Module] | None = None) -> nn.Module:
     """The model's tree of modules, copied without any bridge component or hook in it; parameters are shared.
 
-    To be made once the model has run, and to be let go at once: some models (RWKV) change their weights in their first
-    pass in evaluation mode, and remember it.
+    ``made`` are twins that were made before, by the ids of their originals, and is filled with those that are made now.
+    To be made once the model has run: some models (RWKV) change their weights in their first pass in evaluation mode,
+    and remember it.
     """
-    return _bare(model, {})
+    return _bare(model, {} if made is None else made)
 
 
 def _bare(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
@@ -62,7 +73,7 @@ def _bare(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
         for name in _HOOKS:
             vars(twin)[name] = OrderedDict()
         forward: Any = vars(twin).get("forward")
-        if _is_of("transformer_lens.", forward):
+        if is_of("transformer_lens.", forward):
             del vars(twin)["forward"]  # the bridge's way through the layer, on the bridge's parts
         elif getattr(forward, "__self__", None) is module:
             vars(twin)["forward"] = types.MethodType(forward.__func__, twin)

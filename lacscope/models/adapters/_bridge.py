@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lacscope.guards._temporary import Note, Temporary, together
 from lacscope.models.adapters import _decode_state as decode_state
 from lacscope.models.adapters import _private as private
+from lacscope.models.adapters._bare_model import remember_attention
 from lacscope.models.adapters._bare_twin import reference_of
 from lacscope.models.adapters._base import Adapter, UnsupportedModelError, set_forward
 from lacscope.models.adapters._grad_mode import without_gradients
@@ -345,6 +346,7 @@ def build_bridge(hf_model: Any, tokenizer: Any, *, name: str, residual_only: boo
 
     private.require_private("torch", "transformer-lens")
 
+    remember_attention(hf_model)
     if not residual_only:
         # Attention patterns exist only under eager attention; the public boot path sets this too.
         hf_model.set_attn_implementation("eager")

@@ -41,6 +41,11 @@ class PassInput:
     uncounted: bool = False
 
     @property
+    def n_new(self) -> int | None:
+        """How many tokens of each row the pass reads; None where it was started from embeddings."""
+        return None if self.tokens is None else int(self.tokens.shape[1])
+
+    @property
     def first_keys(self) -> Tensor | None:
         """The first layer's cached keys, as the pass found them."""
         return first_keys(self.cache)

@@ -24,6 +24,7 @@ TESTED: dict[Library, str] = {"torch": "2.x", "transformer-lens": "3.9 and 4.3",
 forward_hooks: Callable[[nn.Module], Any] = attrgetter("_forward_hooks")
 forward_pre_hooks: Callable[[nn.Module], Any] = attrgetter("_forward_pre_hooks")
 backward_hooks: Callable[[nn.Module], Any] = attrgetter("_backward_hooks")
+backward_pre_hooks: Callable[[nn.Module], Any] = attrgetter("_backward_pre_hooks")
 forward_level: Callable[[Any], int] = attrgetter("_current_level")
 children: Callable[[nn.Module], dict[str, Any]] = attrgetter("_modules")
 edits_of: Callable[[Tensor], int] = attrgetter("_version")
@@ -45,6 +46,12 @@ def stop_of(block: Any) -> int | None:
 def set_forward_hooks(module: nn.Module, hooks: Any) -> None:
     """Have these forward hooks on a module in place of those it has."""
     module._forward_hooks = hooks
+
+
+def attention_of(hf_model: Any) -> str | None:
+    """How a transformers model computes attention; None for one that has no choice."""
+    found: str | None = getattr(getattr(hf_model, "config", None), "_attn_implementation", None)
+    return found
 
 
 def keep_block_points(architecture: Any) -> None:
@@ -141,6 +148,12 @@ def _exceptions() -> Any:
     return exceptions
 
 
+def _config() -> Any:
+    from transformers import PretrainedConfig
+
+    return PretrainedConfig
+
+
 def _cache() -> Any:
     from transformers import DynamicCache
 
@@ -163,6 +176,7 @@ NAMES = (
     PrivateName("torch", nn.Module, "_forward_hooks", "whose hooks stand on a point, and in which order"),
     PrivateName("torch", nn.Module, "_forward_pre_hooks", "whether a user's hook stands on a point"),
     PrivateName("torch", nn.Module, "_backward_hooks", "whether a user's hook stands on a point"),
+    PrivateName("torch", nn.Module, "_backward_pre_hooks", "whether a user's hook stands on a module"),
     PrivateName("torch", nn.Module, "_modules", "putting a layer's own submodules in place of the bridged ones"),
     PrivateName("torch", lambda: Tensor, "_version", "whether a stream or a weight was edited in place"),
     PrivateName("torch", lambda: forward_ad, "_current_level", "leaving the forward-mode level that was entered"),
@@ -173,6 +187,7 @@ NAMES = (
     PrivateName("transformer-lens", block_class, "hook_aliases", "the names of a block's two residual points"),
     PrivateName("transformer-lens", _architecture, "component_mapping", "leaving the inside of a block unhooked"),
     PrivateName("transformer-lens", _factory, "_adapters", "which architectures TransformerLens can wrap"),
+    PrivateName("transformers", _config, "_attn_implementation", "computing attention as the model would by itself"),
     PrivateName("transformers", _cache, "layers", "the keys and values that a plan keeps, layer by layer"),
     PrivateName("transformers", _cache, "layer_class_to_replicate", "an empty layer of the cache's own kind"),
     PrivateName("transformers", _cache_layer, "is_initialized", "emptying a copy of a cache's layer"),

@@ -80,83 +80,30 @@ def self_check(adapter: Adapter) -> SelfCheck | None:
     return _REPORTS.get(adapter.model)
 
 
-class _Check:
-    def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
+class SequenceCheck:
+    """A short prompt read by ``step`` as a whole, with a cache, and beside a padded row."""
+
+    def __init__(self, adapter: Adapter, step: Callable[..., Any]) -> None:
+        self.adapter, self._step_of = adapter, step
         n_tokens = min(N_TOKENS, adapter.context_length or N_TOKENS)
         self.ids = torch.tensor([_prompt(adapter, n_tokens)], device=adapter.device)
         self.tolerance = _tolerance(adapter)
 
-    def run(self) -> SelfCheck | None:
-        adapter = self.adapter
-        whole, failure = _tried(self._whole)
-        if whole is not None and not bool(torch.isfinite(whole).all()):
-            return None
-        reference, reason = adapter.reference()
-        bare = None
-        if reference is not None:
-            bare, reason = _tried(lambda: reference(self.ids))
-        bridge = failure or self._verdict(whole, bare, reason)
-        lean = bridge
-        if not SelfCheck.right(bridge):
-            with adapter.lean(forced=True):
-                alone, failure = _tried(self._whole)
-            lean = failure or self._verdict(alone, bare, reason)
-            if SelfCheck.right(lean) and alone is not None:
-                whole = alone
-                adapter.prefer_lean()
-        if whole is None:
-            raise UnsupportedModelError(f"{adapter.name} cannot read a prompt: {failure}.")
-        with adapter.lean():
-            stream = self._stream()
-            causal, decode, padding = self._passes_of_a_sequence(whole[0])
-        return SelfCheck(stream, bridge, lean, causal, decode, padding, self.tolerance, self.ids.shape[1])
-
-    def _whole(self) -> Tensor:
-        return self._step(self.ids, torch.ones_like(self.ids).bool(), None, use_cache=False)[0]
+    def whole(self) -> Float[Tensor, "row pos vocab"]:
+        """The prompt's logits."""
+        logits: Tensor = self._step(self.ids, torch.ones_like(self.ids).bool(), None, use_cache=False)[0]
+        return logits
 
     def _step(self, ids: Tensor, mask: Tensor, cache: Any, *, use_cache: bool = True) -> tuple[Tensor, Any]:
-        return self.adapter.step(ids, mask, cache, use_cache=use_cache, keep=None)
+        found: tuple[Tensor, Any] = self._step_of(ids, mask, cache, use_cache=use_cache, keep=None)
+        return found
 
-    def _stream(self) -> str:
-        adapter = self.adapter
-        fired: list[tuple[int, str]] = []
-        streams: list[Tensor] = []
-
-        def see(layer: int, name: str) -> Callable[..., None]:
-            def hook(activation: Any, hook: Any) -> None:
-                fired.append((layer, name))
-                streams.append(activation.detach().cpu().clone())
-
-            return hook
-
-        places = [(k, name) for k in range(adapter.n_layers) for name in ("hook_resid_pre", "hook_resid_post")]
-        points = [(adapter.hook_point(f"blocks.{k}.{name}"), see(k, name)) for k, name in places]
-        with registered(points):
-            self._whole()
-        if fired != places:
-            due = next((at for at, now in zip(places, [*fired, None], strict=False) if at != now), None)
-            where = "fire more than once" if due is None else f"do not fire where blocks.{due[0]}.{due[1]} is due"
-            return f"its residual hook points {where}"
-        shapes = {tuple(stream.shape) for stream in streams}
-        if len(shapes) > 1 or streams[0].ndim != 3:
-            found = ", ".join(str(list(shape)) for shape in sorted(shapes))
-            return f"for a prompt of {list(self.ids.shape)} its blocks hand on {found}, and not one stream a token"
-        for layer in range(adapter.n_layers - 1):
-            if not torch.equal(streams[2 * layer + 1], streams[2 * layer + 2]):
-                return f"what block {layer} hands on is not what block {layer + 1} reads"
-        return EQUAL
-
-    def _verdict(self, found: Tensor | None, right: Tensor | None, reason: str) -> str:
-        if right is None or found is None:
-            return f"{UNKNOWN}: {reason}"
-        return self._compared([(found, right)])
-
-    def _compared(self, pairs: list[tuple[Tensor, Tensor]]) -> str:
+    def compared(self, pairs: list[tuple[Tensor, Tensor]]) -> str:
+        """``"equal"``, or by how much the worst of these pairs (found, right) is off."""
         off = max(_apart(found, right) for found, right in pairs)
         return EQUAL if off <= self.tolerance else f"logits off by {off:.1%}"
 
-    def _passes_of_a_sequence(self, whole: Float[Tensor, "pos vocab"]) -> tuple[str, str, str]:
+    def of_passes(self, whole: Float[Tensor, "pos vocab"]) -> tuple[str, str, str]:
         """What is found of ``causal``, ``decode`` and ``padding``: six short passes where all is well."""
         n = len(whole)
         if n < 6:
@@ -170,15 +117,11 @@ class _Check:
             return EQUAL, EQUAL, EQUAL
         first = self.ids[:, :short]
         alone, _ = self._step(first, torch.ones_like(first).bool(), None, use_cache=False)
-        return self._compared([(alone[0], whole[:short])]), decode, padding or failure
+        return self.compared([(alone[0], whole[:short])]), decode, padding or failure
 
     def _decode(self, whole: Float[Tensor, "pos vocab"]) -> str:
         found, failure = _tried(lambda: self._sequence(whole, [len(whole)]))
-        if found == EQUAL or not self.adapter.give_positions(True):
-            return found or failure
-        placed, _ = _tried(lambda: self._sequence(whole, [len(whole)]))
-        self.adapter.give_positions(placed == EQUAL)
-        return placed if placed == EQUAL else found or failure
+        return found or failure
 
     def _sequence(self, whole: Float[Tensor, "pos vocab"], lengths: list[int]) -> str:
         """Rows of the prompt's first so many tokens, left-padded, the last two of them read with a cache."""
@@ -195,7 +138,79 @@ class _Check:
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             logits, cache = self._step(read, mask, cache)
             pairs += [(logits[row], whole[n - back : n - back + 1]) for row, n in enumerate(lengths)]
-        return self._compared(pairs)
+        return self.compared(pairs)
+
+
+class _Check(SequenceCheck):
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__(adapter, adapter.step)
+
+    def run(self) -> SelfCheck | None:
+        adapter = self.adapter
+        whole, failure = _tried(self.whole)
+        if whole is not None and not bool(torch.isfinite(whole).all()):
+            return None
+        reference, reason = adapter.reference()
+        bare = None
+        if reference is not None:
+            bare, reason = _tried(lambda: reference(self.ids))
+        bridge = failure or self._verdict(whole, bare, reason)
+        lean = bridge
+        if not SelfCheck.right(bridge):
+            with adapter.lean(forced=True):
+                alone, failure = _tried(self.whole)
+            lean = failure or self._verdict(alone, bare, reason)
+            if SelfCheck.right(lean) and alone is not None:
+                whole = alone
+                adapter.prefer_lean()
+        if whole is None:
+            raise UnsupportedModelError(f"{adapter.name} cannot read a prompt: {failure}.")
+        with adapter.lean():
+            stream = self._stream()
+            causal, decode, padding = self.of_passes(whole[0])
+        return SelfCheck(stream, bridge, lean, causal, decode, padding, self.tolerance, self.ids.shape[1])
+
+    def _stream(self) -> str:
+        adapter = self.adapter
+        fired: list[tuple[int, str]] = []
+        streams: list[Tensor] = []
+
+        def see(layer: int, name: str) -> Callable[..., None]:
+            def hook(activation: Any, hook: Any) -> None:
+                fired.append((layer, name))
+                streams.append(activation.detach().cpu().clone())
+
+            return hook
+
+        places = [(k, name) for k in range(adapter.n_layers) for name in ("hook_resid_pre", "hook_resid_post")]
+        points = [(adapter.hook_point(f"blocks.{k}.{name}"), see(k, name)) for k, name in places]
+        with registered(points):
+            self.whole()
+        if fired != places:
+            due = next((at for at, now in zip(places, [*fired, None], strict=False) if at != now), None)
+            where = "fire more than once" if due is None else f"do not fire where blocks.{due[0]}.{due[1]} is due"
+            return f"its residual hook points {where}"
+        shapes = {tuple(stream.shape) for stream in streams}
+        if len(shapes) > 1 or streams[0].ndim != 3:
+            found = ", ".join(str(list(shape)) for shape in sorted(shapes))
+            return f"for a prompt of {list(self.ids.shape)} its blocks hand on {found}, and not one stream a token"
+        for layer in range(adapter.n_layers - 1):
+            if not torch.equal(streams[2 * layer + 1], streams[2 * layer + 2]):
+                return f"what block {layer} hands on is not what block {layer + 1} reads"
+        return EQUAL
+
+    def _verdict(self, found: Tensor | None, right: Tensor | None, reason: str) -> str:
+        if right is None or found is None:
+            return f"{UNKNOWN}: {reason}"
+        return self.compared([(found, right)])
+
+    def _decode(self, whole: Float[Tensor, "pos vocab"]) -> str:
+        found, failure = _tried(lambda: self._sequence(whole, [len(whole)]))
+        if found == EQUAL or not self.adapter.give_positions(True):
+            return found or failure
+        placed, _ = _tried(lambda: self._sequence(whole, [len(whole)]))
+        self.adapter.give_positions(placed == EQUAL)
+        return placed if placed == EQUAL else found or failure
 
 
 def _tried(attempt: Callable[[], Any]) -> tuple[Any, str]:

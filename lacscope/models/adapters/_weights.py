@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lacscope.models.adapters._stream import UnsupportedModelError
+from lacscope.models.adapters._unsupported import UnsupportedModelError
 
 
 def own_tensors(root: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:

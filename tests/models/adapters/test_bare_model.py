@@ -1,0 +1,161 @@
+"""The wrapped model alone: chosen where it gives the bridge's numbers, and left wherever somebody stands on the way."""
+
+import copy
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import PROMPTS, bridge_of, rows_of, unchanged
+from torch import nn
+
+import lacscope
+from lacscope import L2AdaptiveComputation, Plan, halting, plan, trace
+from lacscope.models.adapters import adapt, bare_model
+from lacscope.testing import ARCHITECTURES, tiny_model, tiny_transformers_model
+
+ALONE = "the wrapped model alone"
+pytestmark = pytest.mark.once
+ONE = {"max_new_tokens": 3, "rule": L2AdaptiveComputation(0.6), "effect": "readout"}
+
+
+def ran_on(model: Any, **options: Any) -> str:
+    return str(trace(model, PROMPTS, **options).attrs["ran_on"])
+
+
+@pytest.mark.parametrize("hooks", ["full", "residual"])
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_it_gives_the_bridges_trace(architecture: str, hooks: str) -> None:
+    model = tiny_model(architecture, hooks=hooks)
+    assert ran_on(model) == ALONE  # in its first pass a bridge puts hooks of its own on some norms
+    with unchanged(model):
+        alone = trace(model, PROMPTS, measures=["surprisal", "cos_pre_post"], **ONE)
+    assert alone.attrs["ran_on"] == ALONE
+    bridged = trace(
+        model,
+        PROMPTS,
+        measures=["surprisal", "cos_pre_post"],
+        fwd_hooks=("blocks.0.hook_resid_pre", lambda stream, hook: None),
+        **ONE,
+    )
+    assert bridged.attrs["ran_on"] == "the bridge: hooks of yours stand on it"
+    for sample in range(len(PROMPTS)):
+        a, b = rows_of(alone, sample), rows_of(bridged, sample)
+        assert a.next_token_id.equals(b.next_token_id)
+        for name in ("resid_pre_norm", "resid_post_norm", "update_norm", "surprisal", "cos_pre_post"):
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_long_prompts_are_read_as_the_model_reads_them_of_its_own_accord() -> None:
+    model = tiny_model("llama", hooks="full")
+    assert model.original_model.config._attn_implementation == "eager"  # for attention patterns
+    assert trace(model, PROMPTS).attrs["attention"] == "sdpa"
+    assert trace(model, PROMPTS, measures=["attn_out_norm"]).attrs["attention"] == "eager"
+    patterns: list[torch.Tensor] = []
+    trace(model, PROMPTS, fwd_hooks=("blocks.0.attn.hook_pattern", lambda found, hook: patterns.append(found)))
+    assert patterns
+    assert trace(copy.deepcopy(model), PROMPTS).attrs["attention"] == "sdpa"
+
+
+def test_an_implementation_that_was_asked_for_is_kept() -> None:
+    hf_model = tiny_transformers_model("llama")
+    hf_model.set_attn_implementation("eager")
+    model = lacscope.load_model(hf_model)
+    assert trace(model, PROMPTS).attrs["attention"] == "eager"
+
+
+def test_whoever_stands_on_the_way_is_asked() -> None:
+    """Each of these changes the model's numbers, and the trace has them."""
+    model = tiny_model("llama", hooks="full")
+    assert ran_on(model) == ALONE
+    before = trace(model, PROMPTS)
+
+    def doubled(stream: torch.Tensor, hook: Any) -> torch.Tensor:
+        return stream * 2
+
+    def doubles(module: nn.Module, given: Any, output: Any) -> Any:
+        return output * 2
+
+    inner = model.blocks[1].mlp.original_component
+    ways = {
+        "a hook of TransformerLens": lambda: model.add_hook("blocks.1.hook_mlp_out", doubled),
+        "a hook on an inner module": lambda: inner.register_forward_hook(doubles),
+        "a hook on a component of the bridge": lambda: model.blocks[1].mlp.register_forward_hook(doubles),
+    }
+    for what, put in ways.items():
+        handle = put()
+        now = trace(model, PROMPTS)
+        assert now.attrs["ran_on"].startswith("the bridge: "), what
+        assert not now.resid_post_norm.equals(before.resid_post_norm), what
+        model.reset_hooks() if handle is None else handle.remove()
+        again = trace(model, PROMPTS)
+        assert again.attrs["ran_on"] == ALONE, what
+        assert again.resid_post_norm.equals(before.resid_post_norm), what
+
+
+def test_weights_and_modules_put_in_anothers_place_are_seen() -> None:
+    model = tiny_model("llama", hooks="residual")
+    before = trace(model, PROMPTS)
+    layer = model.blocks[1].original_component
+    with torch.no_grad():
+        layer.mlp.down_proj.weight.mul_(2)
+    scaled = trace(model, PROMPTS)
+    assert scaled.attrs["ran_on"] == ALONE
+    assert not scaled.resid_post_norm.equals(before.resid_post_norm)
+    layer.mlp.down_proj.weight = nn.Parameter(layer.mlp.down_proj.weight.detach() / 2)
+    assert trace(model, PROMPTS).resid_post_norm.equals(before.resid_post_norm)
+    layer.mlp = nn.Identity()
+    without = trace(model, PROMPTS)
+    assert without.attrs["ran_on"] == ALONE
+    assert not without.resid_post_norm.equals(before.resid_post_norm)
+
+
+def test_plans_and_contexts_are_run_on_the_bridge() -> None:
+    model = tiny_model("llama")
+    assert ran_on(model) == ALONE
+    with plan(model, Plan.skip(4, [1])):
+        assert ran_on(model) == "the bridge: the model runs under a plan"
+    with halting(model, None, "observe") as recorder:
+        assert "was replaced" in ran_on(model)
+    assert len(recorder.runs) > 0, "the context records what is traced inside it"
+    assert ran_on(model) == ALONE
+    model.enable_compatibility_mode(disable_warnings=True)
+    assert "compatibility mode" in ran_on(model)
+
+
+def test_sublayers_are_measured_on_the_bridge() -> None:
+    model = tiny_model("llama")
+    assert ran_on(model, measures=["attn_out_norm"]) == "the bridge: what is measured lies inside its blocks"
+    assert "inside its blocks" in ran_on(model, rule=L2AdaptiveComputation(0.5, unit="mlp"), effect="bypass")
+
+
+def test_a_model_that_gives_other_numbers_alone_is_run_on_the_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bridge_of(tiny_transformers_model("llama"), "full")
+    monkeypatch.setattr("lacscope.models.adapters._bare_model._gives_the_same", lambda adapter, bare: False)
+    assert bare_model(adapt(model)) == (None, "it does not give the bridge's logits and streams")
+    assert ran_on(model).endswith("does not give the bridge's logits and streams")
+
+
+def test_a_model_that_is_let_go_of_is_gone() -> None:
+    model = tiny_model("llama", hooks="full")
+    assert ran_on(model) == ALONE
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_an_interrupt_leaves_nobody_watching() -> None:
+    model = tiny_model("llama")
+    bare, _ = bare_model(adapt(model))
+    assert bare is not None
+
+    def interrupted(done: int, n: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trace(model, PROMPTS, progress=interrupted)
+    assert bare._see is None
+    assert torch.is_grad_enabled()
