@@ -118,7 +118,7 @@ def test_plans_and_contexts_are_run_on_the_bridge() -> None:
     with plan(model, Plan.skip(4, [1])):
         assert ran_on(model) == "the bridge: the model runs under a plan"
     with halting(model, None, "observe") as recorder:
-        assert "was replaced" in ran_on(model)
+        assert ran_on(model) == "the bridge: hooks of yours stand on it"
     assert len(recorder.runs) > 0, "the context records what is traced inside it"
     assert ran_on(model) == ALONE
     model.enable_compatibility_mode(disable_warnings=True)
