@@ -37,10 +37,8 @@ def check_alphas(name: str, alphas: Any, *, least: int = 0) -> list[float]:
     return given
 
 
-def lac_thresholds(
-    delta_norm: Float[np.ndarray, "*dims layer token"], alpha: float
-) -> Float[np.ndarray, "*dims layer token"]:
-    """Threshold of each layer: ``alpha * (max - min)`` of the deltas of the layers before it.
+def spread_before(delta_norm: Float[np.ndarray, "*dims layer token"]) -> Float[np.ndarray, "*dims layer token"]:
+    """``max - min`` of the deltas of the layers before each: what alpha is multiplied with.
 
     0 at layers 0 and 1 (layer 1 has one earlier delta). NaN stays NaN.
     """
@@ -48,4 +46,11 @@ def lac_thresholds(
     lowest = np.minimum.accumulate(delta_norm, axis=-2)
     spread = np.zeros_like(delta_norm)
     spread[..., 1:, :] = (highest - lowest)[..., :-1, :]
-    return delta_norm.dtype.type(alpha) * spread
+    return spread
+
+
+def lac_thresholds(
+    delta_norm: Float[np.ndarray, "*dims layer token"], alpha: float
+) -> Float[np.ndarray, "*dims layer token"]:
+    """Threshold of each layer: ``alpha`` times :func:`spread_before`."""
+    return delta_norm.dtype.type(alpha) * spread_before(delta_norm)

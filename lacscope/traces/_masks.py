@@ -50,7 +50,7 @@ class VoidMask(xr.DataArray):
     # --- arithmetic that keeps what is missing ---------------------------------------------------------
 
     def __invert__(self) -> "VoidMask":
-        found = self._wrapped(1 - xr.DataArray(self))
+        found = self._wrapped(1 - plain_array(self))
         name = VOID if self.name == ACTIVE else ACTIVE
         return found.rename(name).assign_attrs({**self.attrs, "long_name": MASK_NAMES[name]})
 
@@ -89,7 +89,7 @@ class VoidMask(xr.DataArray):
 
     def isin(self, test_elements: Any) -> "VoidMask":
         """Which values are among those given, missing where the mask is."""
-        return self._kept(xr.DataArray(self).isin(test_elements))
+        return self._kept(plain_array(self).isin(test_elements))
 
     def where(self, cond: Any, *args: Any, **kwargs: Any) -> "VoidMask":
         """As of any DataArray; a mask as the condition is true at its ones."""
@@ -101,7 +101,7 @@ class VoidMask(xr.DataArray):
 
     def astype(self, dtype: Any, **kwargs: Any) -> xr.DataArray:  # type: ignore[override]
         """The mask in another type; TypeError where that has no missing value and the mask has."""
-        found = xr.DataArray(self)
+        found = plain_array(self)
         if np.dtype(dtype).kind == "f":
             return self._wrapped(found.astype(dtype, **kwargs))
         if bool(found.isnull().any()):
@@ -157,16 +157,16 @@ class VoidMask(xr.DataArray):
 
     def to_series(self) -> Any:
         """A pandas Series of the valid cells."""
-        return xr.DataArray(self).to_series().dropna()
+        return plain_array(self).to_series().dropna()
 
     def to_dataframe(self, name: Hashable | None = None, dim_order: Any = None) -> Any:
         """A pandas DataFrame with a row for each valid cell."""
-        found = xr.DataArray(self).to_dataframe(name, dim_order)
+        found = plain_array(self).to_dataframe(name, dim_order)
         return found.dropna(subset=[self.name if name is None else name])
 
     def to_pandas(self) -> Any:
         """As of any DataArray, without the rows and columns that are all padding."""
-        found: Any = xr.DataArray(self).to_pandas()
+        found: Any = plain_array(self).to_pandas()
         for axis in range(getattr(found, "ndim", 0)):
             found = found.dropna(axis=axis, how="all")
         return found
@@ -181,11 +181,11 @@ class VoidMask(xr.DataArray):
         found = plain.astype(np.float32)
         for one in (self, *others):
             if isinstance(one, xr.DataArray):
-                found = found.where(xr.DataArray(one).notnull())
+                found = found.where(plain_array(one).notnull())
         return self._wrapped(found)
 
     def _compared(self, compare: Callable[[Any, Any], Any], other: Any) -> "VoidMask":
-        return self._kept(compare(xr.DataArray(self), _plain(other)), other)
+        return self._kept(compare(plain_array(self), _plain(other)), other)
 
     def _joined(self, join: Callable[[Any, Any], Any], other: Any) -> "VoidMask":
         return self._kept(join(_filled(self), _filled(other)), other)
@@ -225,15 +225,29 @@ class _Condition(np.ndarray):
         return found
 
 
+def plain_array(mask: xr.DataArray) -> xr.DataArray:
+    """The same as a plain ``DataArray``; what ``xr.DataArray(mask)`` gives, which copies the text of every token."""
+    return _shallow(xr.DataArray, mask)
+
+
+def void_mask(void: xr.DataArray) -> VoidMask:
+    """What ``VoidMask(void)`` gives, without copying its coordinates."""
+    return _shallow(VoidMask, void)
+
+
+def _shallow(kind: Any, array: xr.DataArray) -> Any:
+    return kind(array.values, dims=array.dims, name=array.name, attrs=array.attrs).assign_coords(array.coords)
+
+
 def _plain(value: Any) -> Any:
-    return xr.DataArray(value) if isinstance(value, VoidMask) else value
+    return plain_array(value) if isinstance(value, VoidMask) else value
 
 
 def _filled(value: Any) -> Any:
     """A mask as bool, False where it is missing; anything else as it is."""
     if not isinstance(value, VoidMask):
         return value
-    plain = xr.DataArray(value)
+    plain = plain_array(value)
     if not bool((plain.isnull() | plain.isin((0, 1))).all()):
         raise TypeError("this is no mask of 0 and 1 any more, so it has no and, or and not: compare it first.")
     return plain == 1
@@ -307,12 +321,12 @@ class _Weighted(_Parts):
 
 def mask_of(void: xr.DataArray, valid: xr.DataArray) -> VoidMask:
     """A bool mask as it is handed out: missing where the token is not valid."""
-    return VoidMask(void.astype(np.float32).where(valid).transpose(*void.dims))
+    return void_mask(void.astype(np.float32).where(valid).transpose(*void.dims))
 
 
 def flags_of(mask: xr.DataArray) -> xr.DataArray:
     """A mask of any form as plain bool, False where it is missing; TypeError where it is none."""
-    plain = xr.DataArray(mask)
+    plain = plain_array(mask)
     if plain.dtype == bool:
         return plain
     known = plain.notnull()

@@ -7,8 +7,18 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lacscope.traces._lac import check_alpha, lac_thresholds
-from lacscope.traces._masks import ACTIVE, MASK_NAMES, STREAM_KEY, VOID, VoidMask, flags_of, mask_of, stream_key
+from lacscope.traces._lac import check_alpha, spread_before
+from lacscope.traces._masks import (
+    ACTIVE,
+    MASK_NAMES,
+    STREAM_KEY,
+    VOID,
+    VoidMask,
+    flags_of,
+    mask_of,
+    stream_key,
+    void_mask,
+)
 from lacscope.traces._normalised import TOKEN_LABELS, label_values
 from lacscope.traces._schema import TOKEN_COORDS, TraceError, model_named, require_first_layers, rule_of, validate
 
@@ -60,11 +70,13 @@ def voids(trace: xr.Dataset, alpha: float | int | Sequence[float | int] | np.nda
     delta = whole["delta_norm"].transpose(..., "layer", "token")
     values = np.full((len(alphas), *delta.shape), np.nan, dtype=np.float32)
     valid = np.broadcast_to(whole["valid"].transpose(..., "token").values[..., None, :], delta.shape)
+    measured, spread = delta.values[valid], spread_before(delta.values)[valid]
     for found, one in zip(values, alphas, strict=True):
-        found[valid] = (delta.values < lac_thresholds(delta.values, one))[valid]
-    void = delta.copy(data=values[0])
+        found[valid] = measured < measured.dtype.type(one) * spread
+    # Shallow: a deep copy would copy the text of every token.
+    void = delta.copy(deep=False, data=values[0])
     if several:
-        void = void.expand_dims(alpha=alphas).copy(data=values)
+        void = void.expand_dims(alpha=alphas).copy(deep=False, data=values)
     rule = {"name": _LAC, "alpha": alphas if several else alphas[0], "unit": "block"}
     own: dict[str, str | int | float] = {
         "rule": json.dumps(rule, sort_keys=True),
@@ -111,7 +123,7 @@ def _recorded(trace: xr.Dataset) -> xr.DataArray:
 
 def labelled(void: xr.DataArray, trace: xr.Dataset, attrs: dict[str, str | int | float]) -> VoidMask:
     """A mask of this trace, bool or with NaN on padding, as it is handed out: it knows its trace, and says its rule."""
-    mask = mask_of(void, trace["valid"]) if void.dtype == bool else VoidMask(void)
+    mask = mask_of(void, trace["valid"]) if void.dtype == bool else void_mask(void)
     mask = mask.assign_coords({STREAM_KEY: _key_of(trace)})
     mask.name = VOID
     made = {"long_name": MASK_NAMES[VOID], "units": "1", **model_named(trace.attrs)}

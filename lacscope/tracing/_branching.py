@@ -165,10 +165,9 @@ class _BranchingBatch:
             None if sampled is None else torch.as_tensor(sampled[ended]),
             self.reading.tokenwise(self._there(sequences)),
             [self.sample_ids[row] for row in rows],
+            self._there(self.rule[ended]),
         )
-        for sample, sequence, rule in zip(samples, sequences.tolist(), self.rule[ended].tolist(), strict=True):
-            assert sample.void is not None
-            sample.void = sample.void[rule]
+        for sample, sequence in zip(samples, sequences.tolist(), strict=True):
             sample.logits = self.reading.logits_of(sequence, len(sample))
             self.found[sequence] = sample
 

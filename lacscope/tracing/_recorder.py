@@ -108,17 +108,21 @@ class Run:
         self.passes.append(record)
         self.length += record.tokens.shape[1]
 
-    def whole(self) -> PassRecord:
-        """All of its passes as one."""
+    def whole(self, rule: Int[Tensor, " batch"] | None = None) -> PassRecord:
+        """All of its passes as one; of several rules each row with the voids of its ``rule`` alone, where given."""
         layerwise = {
             name: torch.cat([record.layerwise[name] for record in self.passes], dim=-1)
             for name in self.passes[0].layerwise
         }
+        delta, voids = layerwise["delta_norm"], [record.void for record in self.passes if record.void is not None]
+        void: Tensor | None = None
         if self.alphas is not None:
-            void: Tensor | None = self.alphas.voids(layerwise["delta_norm"])
-        else:
-            voids = [record.void for record in self.passes if record.void is not None]
-            void = torch.cat(voids, dim=-1) if voids else None
+            void = self.alphas.voids(delta) if rule is None else self.alphas.voids_of_rows(delta, rule)
+        elif voids:
+            void = torch.cat(voids, dim=-1)
+            if rule is not None:
+                chosen = rule.to(void.device)
+                void = void[chosen, :, torch.arange(len(chosen), device=void.device)].movedim(0, 1)
         tokens = torch.cat([record.tokens for record in self.passes], dim=1)
         return PassRecord(tokens, self.mask, layerwise, void, self.passes[0].blocks)
 
@@ -150,16 +154,18 @@ class Run:
         last_sampled: Int[Tensor, " batch"] | None = None,
         tokenwise: Mapping[str, Float[Tensor, "batch pos"]] | None = None,
         sample_ids: Sequence[int] | None = None,
+        rule: Int[Tensor, " batch"] | None = None,
     ) -> list[SampleTrace]:
         """The run's rows without padding, each cut at its first generated end-of-sequence token.
 
         ``last_sampled`` is what was sampled after the last token read, and ``tokenwise`` what was measured
-        on logits: only the caller knows them. ``sample_ids`` are the rows' names, where known.
+        on logits: only the caller knows them. ``sample_ids`` are the rows' names, where known,
+        and ``rule`` the one of several rules whose voids a row is to have.
 
         Raises:
             NonFiniteStreamError: a step that was not looked at by itself.
         """
-        whole = self.whole()
+        whole = self.whole(rule)
         if self.unchecked:
             whole.check_finite(sample_ids=sample_ids)
         tokens, mask = _numpy(whole.tokens), _numpy(whole.mask)
@@ -301,10 +307,15 @@ def going_on_under_plan(attrs: Mapping[str, Any], text: str) -> dict[str, Any]:
     return under_plan(attrs, json.dumps(merged))
 
 
+def described_rules(rules: Sequence[HaltingRule]) -> str:
+    """One rule as JSON, or a list of several."""
+    described = [describe_rule(rule) for rule in rules]
+    return described[0] if len(described) == 1 else "[" + ", ".join(described) + "]" if described else "null"
+
+
 def run_attrs(adapter: Adapter, rules: Sequence[HaltingRule], effect: str) -> dict[str, Any]:
     """Attributes of a trace that say what made it."""
-    described = [describe_rule(rule) for rule in rules]
-    rule = described[0] if len(described) == 1 else "[" + ", ".join(described) + "]" if described else "null"
+    rule = described_rules(rules)
     execution = execution_of(adapter.model)
     plan = {} if execution is None else {"plan": execution.text}
     found = known_self_check(adapter)

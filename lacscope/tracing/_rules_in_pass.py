@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lacscope.models.adapters import without_gradients
@@ -43,14 +43,25 @@ class Alphas:
         """The voids of all layers of passes that are over."""
         return delta < self._thresholds(delta)
 
+    def voids_of_rows(
+        self, delta: Float[Tensor, "layer batch pos"], rule: Int[Tensor, " batch"]
+    ) -> Bool[Tensor, "layer batch pos"]:
+        """The voids of all layers, of each row under one of the rules."""
+        alphas = torch.tensor(self.values, dtype=torch.float32, device=delta.device)[rule.to(delta.device)]
+        return delta < alphas.unsqueeze(-1) * self._spread(delta)
+
     def active(self, delta: Float[Tensor, "layer batch pos"]) -> Bool[Tensor, "*rule layer batch pos"]:
         """What is no void."""
         return delta >= self._thresholds(delta)
 
     def _thresholds(self, delta: Float[Tensor, "layer batch pos"]) -> Float[Tensor, "*rule layer batch pos"]:
+        return self.scaled(self._spread(delta))
+
+    @staticmethod
+    def _spread(delta: Float[Tensor, "layer batch pos"]) -> Float[Tensor, "layer batch pos"]:
         # The first twice: with itself alone before them, layers 0 and 1 have a threshold of 0.
         before = torch.cat([delta[:1], delta[:-1]])
-        return self.scaled(before.cummax(0).values - before.cummin(0).values)
+        return before.cummax(0).values - before.cummin(0).values
 
     def scaled(self, spread: Float[Tensor, "*layer batch pos"]) -> Float[Tensor, "*rule_layer batch pos"]:
         """The thresholds that a spread of deltas makes."""

@@ -27,7 +27,7 @@ from lacscope.tracing._batches import Batch, Batches, Reading, prepared
 from lacscope.tracing._branching import RuleKeepsStateError, run_branches
 from lacscope.tracing._inputs import InputError, check_lengths, read_inputs, read_responses
 from lacscope.tracing._program import Program, make_program
-from lacscope.tracing._recorder import Recorder, assemble, run_attrs
+from lacscope.tracing._recorder import Recorder, assemble, described_rules, run_attrs
 from lacscope.tracing._sampling import Sampler
 from lacscope.tracing._session import HaltingSession, Rows
 
@@ -154,6 +154,8 @@ def trace(
         given_answers=answers is not None,
     )
     bare, reason = _alone(adapter, program, hooks)
+    if bare is not None:
+        program = replace(program, ends_on_any_length=bare.ends_on_any_length)
     attrs["ran_on"] = f"the bridge: {reason}" if bare is None else "the wrapped model alone"
     if (
         attention := attention_of(getattr(adapter.model, "original_model", None)) if bare is None else bare.attention
@@ -161,15 +163,17 @@ def trace(
         attrs["attention"] = attention
     pad_id = getattr(adapter.tokenizer, "pad_token_id", None) or 0
     batches = Batches(whole, [len(p) for p in prompts], ids, rows_at_once(adapter, batch_size), pad_id, adapter.device)
+    found = _run_rules(adapter, program, batches, sampler, hooks, progress, bare)
+    attrs = run_attrs(adapter, rules, effect) | attrs
     traces = [
         assemble(
             samples,
             adapter,
-            run_attrs(adapter, group, effect) | attrs,
+            attrs | {"rule": described_rules(group)},
             sample_ids=ids,
             rules=[describe_rule(one) for one in group],
         )
-        for group, samples in _run_rules(adapter, program, batches, sampler, hooks, progress, bare)
+        for group, samples in found
     ]
     if not isinstance(rule, (list, tuple)):
         return traces[0]

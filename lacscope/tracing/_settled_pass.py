@@ -143,7 +143,7 @@ class SettledPass:
         assert streams is not None
         read_out = self._readout(streams)
         rest = last.shape[1] - 1
-        if rest == 0 or (self.readouts is not None and self.program.ends_on_any_length):
+        if rest == 0 or self.program.ends_on_any_length:
             return read_out
         # Some models give their last stream the shape that they were given to read (GPT-2).
         before = last if self.readouts is None else last[self.readouts.on(last.device).row]

@@ -47,10 +47,14 @@ class BareModel:
         twin: the modules of the wrapped model without any bridge component, in evaluation mode.
         blocks: the twin's blocks, in order.
         positions: the rows whose positions the model is to be told; it counts those of the others itself.
+
+    ``ends_on_any_length`` is True where what comes after the last block reads fewer positions than the blocks just as
+    well.
     """
 
     def __init__(self, twin: Any, blocks: list[nn.Module], positions: Positions) -> None:
         self.twin, self._positions = twin, positions
+        self.ends_on_any_length = False
         self._see: See | None = None
         self._parameters = [module._parameters for module in twin.modules() if module._parameters]
         accepted = inspect.signature(twin.forward).parameters
@@ -142,38 +146,33 @@ def _put_back(bare: BareModel, see: See | None) -> None:
     bare._see = see
 
 
-_COUNTED = (private.forward_hooks, private.forward_pre_hooks, private.backward_hooks, private.backward_pre_hooks)
-
-
 class _Found:
     """A bare model, or why there is none, and how the bridge stood when it was made."""
 
     def __init__(self, adapter: Adapter, modules: list[nn.Module]) -> None:
         self.bare: BareModel | None = None
         self.reason = ""
-        self._modules = modules
-        self._dicts = [vars(module) for module in modules]
         self._held = [(held, list(held.values())) for held in map(private.children, modules) if held]
+        # Of some thousand modules hardly any has a hook or a forward of its own: those few are compared one by one.
+        owns = list(map(vars, modules))
+        self._untouched = [own for own in owns if not any(private.hooks_in(own)) and "forward" not in own]
+        self._touched = [own for own in owns if any(private.hooks_in(own)) or "forward" in own]
         self._state = self._standing(adapter)
 
     def holds(self, adapter: Adapter) -> bool:
         """True while no module, hook or forward has been put in another's place."""
-        original, forwards, *rest = self._standing(adapter)
-        known_original, known_forwards, *known = self._state
         return (
-            rest == known
-            and original is known_original
-            and all(map(is_, forwards, known_forwards))
+            self._standing(adapter) == self._state
+            and not any(map(any, map(private.hooks_in, self._untouched)))
+            and not any("forward" in own for own in self._untouched)
             and all(len(held) == len(values) and all(map(is_, held.values(), values)) for held, values in self._held)
         )
 
     def _standing(self, adapter: Adapter) -> tuple[Any, ...]:
         bridge = adapter.model
         return (
-            bridge.original_model,
-            [own.get("forward") for own in self._dicts],
-            [list(map(len, map(counted, self._modules))) for counted in _COUNTED],
-            [len(counted(bridge)) for counted in _COUNTED],
+            id(vars(bridge.original_model)),
+            [(id(own.get("forward")), *map(len, private.hooks_in(own))) for own in (*self._touched, vars(bridge))],
             bool(getattr(bridge, "compatibility_mode", False)),
             private.attention_of(bridge.original_model),
         )
@@ -232,6 +231,7 @@ def _tried(adapter: Adapter) -> tuple[BareModel | None, str]:
             with adapter.quiet(), without_gradients():
                 bare = _made(adapter, attention, positions)
                 if _gives_the_same(adapter, bare):
+                    bare.ends_on_any_length = _ends_on_any_length(adapter, bare)
                     return bare, ""
     return None, "it does not give the bridge's logits and streams"
 
@@ -248,6 +248,24 @@ def _made(adapter: Adapter, attention: str | None, positions: Positions) -> Bare
         twin.set_attn_implementation(attention)
     blocks = [bare_twin(block, made) for block in adapter.model.blocks]
     return BareModel(twin, blocks, positions)
+
+
+def _ends_on_any_length(adapter: Adapter, bare: BareModel) -> bool:
+    """True where the last block may hand on its last position alone."""
+    check = SequenceCheck(adapter, bare.step)
+
+    def see(point: str, layer: int, stream: Tensor) -> Tensor | None:
+        return stream[:, -1:] if (point, layer) == ("hook_resid_post", adapter.n_layers - 1) else None
+
+    right = check.whole()
+    try:
+        with bare.shown_to(see):
+            found = check.whole()
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception:
+        return False
+    return found.shape[1] == 1 and check.compared([(found, right[:, -1:])]) == EQUAL
 
 
 def _gives_the_same(adapter: Adapter, bare: BareModel) -> bool:

@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Literal
 
 import torch.autograd.forward_ad as forward_ad
@@ -24,7 +24,10 @@ TESTED: dict[Library, str] = {"torch": "2.x", "transformer-lens": "3.9 and 4.3",
 forward_hooks: Callable[[nn.Module], Any] = attrgetter("_forward_hooks")
 forward_pre_hooks: Callable[[nn.Module], Any] = attrgetter("_forward_pre_hooks")
 backward_hooks: Callable[[nn.Module], Any] = attrgetter("_backward_hooks")
-backward_pre_hooks: Callable[[nn.Module], Any] = attrgetter("_backward_pre_hooks")
+# Of a module's ``vars``: all that it has.
+hooks_in: Callable[[dict[str, Any]], tuple[Any, ...]] = itemgetter(
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+)
 forward_level: Callable[[Any], int] = attrgetter("_current_level")
 children: Callable[[nn.Module], dict[str, Any]] = attrgetter("_modules")
 edits_of: Callable[[Tensor], int] = attrgetter("_version")
