@@ -41,6 +41,19 @@ _WAITS = {
 }
 
 
+# What moves no number on the device.
+_NO_KERNEL = {
+    "aten::detach",
+    "aten::_unsafe_view",
+    "aten::_local_scalar_dense",
+    "aten::lift_fresh",
+    "aten::empty_like",
+    "aten::new_empty",
+    "aten::alias",
+    "aten::_reshape_alias",
+}
+
+
 class MixedDevicesError(RuntimeError):
     """An operation whose tensors are on two devices."""
 
@@ -88,7 +101,8 @@ class PretendGPUs(TorchDispatchMode):
     """Inside this context ``gpu:0`` and ``gpu:1`` are devices.
 
     ``waits`` and ``copies`` (from the CPU to a GPU) count by kind and by the line of lacscope, or else of whatever
-    library, that asked. ``float64=False``: the GPUs have no such numbers.
+    library, that asked; ``kernels`` counts the operations that a GPU would run. ``float64=False``: the GPUs have no
+    such numbers.
     """
 
     def __init__(self, *, float64: bool = True) -> None:
@@ -96,6 +110,7 @@ class PretendGPUs(TorchDispatchMode):
         self.float64 = float64
         self.waits: Counter[str] = Counter()
         self.copies: Counter[str] = Counter()
+        self.kernels = 0
 
     def on(self, tensor: Tensor, device: str | torch.device) -> Tensor:
         """A tensor's values, said to be on a pretend GPU or really on the CPU."""
@@ -132,6 +147,8 @@ class PretendGPUs(TorchDispatchMode):
             self._check_places(name, args, tensors)
         if pretend:
             self._count(name, args)
+            if not func.is_view and name not in _NO_KERNEL:
+                self.kernels += 1
         asked = kwargs.get("device")
         home = self._home(name, args, asked, pretend)
         if asked is not None and _place(asked).type == "gpu":

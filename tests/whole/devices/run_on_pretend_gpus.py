@@ -9,16 +9,20 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import torch
 from comparing import difference
 from layouts import LAYOUTS, Layout, on_cpu, spread
 from pretend_gpus import PretendGPUs, pretending
 from public_calls import CALLS, LAYERS, PROMPTS, Call
 
 import lacscope
+from lacscope.models.adapters import adapt, bare_model, build_bridge
 from lacscope.rules import CALM, PromptDecided, Scope
+from lacscope.testing import tiny_transformers_model
 
 
 def run(layout: Layout) -> dict[str, Any]:
@@ -95,8 +99,58 @@ def _step(machine: PretendGPUs, model: Any, program: dict[str, Any]) -> dict[str
     }
 
 
+def launches() -> dict[str, dict[str, float]]:
+    """Kernels and waits of a decode step of two prompts of one length, of the plain model and under each effect."""
+    lac = lacscope.L2AdaptiveComputation
+    programs: dict[str, dict[str, Any]] = {
+        "observe": {},
+        "observe, a rule": {"rule": lac(0.8)},
+        "observe, 11 rules": {"rule": [lac(i / 10) for i in range(11)]},
+        "readout": {"rule": lac(0.8), "effect": "readout"},
+        "readout, 6 rules": {"rule": [lac(i / 5) for i in range(6)], "effect": "readout"},
+        "bypass": {"rule": lac(0.2), "effect": "bypass"},
+    }
+    prompts = [[5, 17, 3, 9], [40, 11, 2, 8]]
+    machine = PretendGPUs()
+    with pretending(machine):
+        hf_model = tiny_transformers_model("llama", n_layers=8)
+        for module in hf_model.modules():
+            machine.put(module, "gpu:0")
+        model = build_bridge(hf_model, None, name="on one GPU", residual_only=True)
+        bare, _ = bare_model(adapt(model))
+        assert bare is not None
+        ids = machine.on(torch.tensor(prompts), "gpu:0")
+
+        def plain(steps: int) -> None:
+            with torch.inference_mode():
+                tokens, cache, finished = ids, None, torch.zeros(2, dtype=torch.bool, device=ids.device)
+                for _ in range(steps):
+                    found = bare.twin(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                    tokens, cache = found.logits[:, -1].argmax(-1, keepdim=True), found.past_key_values
+                    finished = finished | (tokens[:, 0] == 96)
+                    if bool(finished.all()):
+                        break
+
+        def counted(run: Callable[[int], Any]) -> dict[str, float]:
+            seen = []
+            run(2)  # its checks of the model, made once, are not counted
+            for steps in (4, 8):
+                machine.waits.clear()
+                machine.kernels = 0
+                run(steps)
+                seen.append((machine.kernels, machine.waits.total()))
+            (few, few_waits), (many, many_waits) = seen
+            return {"kernels": (many - few) / 4, "waits": (many_waits - few_waits) / 4}
+
+        def traced(program: dict[str, Any]) -> Callable[[int], Any]:
+            return lambda steps: lacscope.trace(model, prompts, max_new_tokens=steps, **program)
+
+        return {"plain": counted(plain)} | {name: counted(traced(program)) for name, program in programs.items()}
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     layouts = {name: run(LAYOUTS[name]) for name in sys.argv[1:] if name != "waits"}
     depths = {n_layers: waits(n_layers) for n_layers in (4, 8)} if "waits" in sys.argv else {}
-    json.dump({"layouts": layouts, "waits": depths}, sys.stdout, indent=1)
+    kernels = launches() if "waits" in sys.argv else {}
+    json.dump({"layouts": layouts, "waits": depths, "launches": kernels}, sys.stdout, indent=1)

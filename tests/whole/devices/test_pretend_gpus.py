@@ -137,6 +137,26 @@ def test_the_cpu_waits_for_the_gpu_a_few_times_a_step_whatever_the_depth(program
     assert many["copies"] <= few["copies"] + 1, (few, many)
 
 
+@pytest.mark.parametrize(
+    ("program", "more"),
+    [
+        ("observe", 0.06),
+        ("observe, a rule", 0.06),
+        ("observe, 11 rules", 0.06),
+        ("readout", 0.06),
+        ("readout, 6 rules", 0.06),
+        # Eight small kernels a layer: two norms' difference, its history, the comparison and two choices.
+        ("bypass", 0.23),
+    ],
+)
+def test_a_step_launches_little_more_than_the_plain_model(program: str, more: float) -> None:
+    launches = outcome(*FAST, "waits")["launches"]
+    plain, found = launches["plain"], launches[program]
+    assert plain["kernels"] > 250
+    assert plain["kernels"] < found["kernels"] <= (1 + more) * plain["kernels"], launches
+    assert found["waits"] <= plain["waits"] + 1, launches
+
+
 def test_every_public_function_that_takes_a_model_is_called() -> None:
     called = {name for call in CALLS.values() for name in call.covers}
     missing = taking_a_model() - called - set(EXCUSED)
