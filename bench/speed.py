@@ -169,7 +169,10 @@ def check_same_answers(plain: Any, model: Any) -> None:
         )[0, DECODE_PROMPT:]
     if adapt(model).stop_ids() & set(wanted.tolist()):
         raise AssertionError("the benchmark's prompt reaches an end-of-sequence token: decode would stop early")
-    ids = traced_decode(model)["next_token_id"].values[0]
+    found = traced_decode(model)
+    if found.attrs["ran_on"] != "the wrapped model alone":
+        raise AssertionError(f"trace ran on {found.attrs['ran_on']}")
+    ids = found["next_token_id"].values[0]
     if [int(i) for i in ids[ids >= 0]] != wanted.tolist()[: int((ids >= 0).sum())]:
         raise AssertionError("traced decode produced other tokens than the plain model")
     for effect, alpha in (("readout", 0.8), ("bypass", 0.0)):

@@ -45,8 +45,12 @@ def why_not_alone(bridge: Any, modules: Iterable[nn.Module]) -> str:
 
 
 def _is_foreign(hook: Callable[..., Any]) -> bool:
-    """True for a hook that neither TransformerLens nor lacscope put there."""
-    return not (is_of("transformer_lens.", hook) or is_of("lacscope.", hook))
+    """True for a hook that neither TransformerLens nor lacscope put there.
+
+    Nor transformers: once attention patterns were asked for, its hooks that collect them stay.
+    """
+    ours = ("transformer_lens.", "lacscope.", "transformers.utils.output_capturing")
+    return not any(is_of(package, hook) for package in ours)
 
 
 def is_of(package: str, function: Any) -> bool:

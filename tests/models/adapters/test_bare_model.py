@@ -95,6 +95,16 @@ def test_whoever_stands_on_the_way_is_asked() -> None:
         assert again.resid_post_norm.equals(before.resid_post_norm), what
 
 
+def test_after_a_cache_of_everything_it_is_as_before() -> None:
+    """transformers leaves hooks that collect attention patterns; they change nothing."""
+    model = tiny_model("llama", hooks="full")
+    before = trace(model, PROMPTS)
+    model.run_with_cache(torch.tensor([PROMPTS[0]]))
+    after = trace(model, PROMPTS)
+    assert before.attrs["ran_on"] == after.attrs["ran_on"] == ALONE
+    assert after.resid_post_norm.equals(before.resid_post_norm)
+
+
 def test_weights_and_modules_put_in_anothers_place_are_seen() -> None:
     model = tiny_model("llama", hooks="residual")
     before = trace(model, PROMPTS)
