@@ -146,6 +146,9 @@ def _put_back(bare: BareModel, see: See | None) -> None:
     bare._see = see
 
 
+_NOT_COPIED = set(vars(nn.Module())) | {"forward"}
+
+
 class _Found:
     """A bare model, or why there is none, and how the bridge stood when it was made."""
 
@@ -157,20 +160,33 @@ class _Found:
         owns = list(map(vars, modules))
         self._untouched = [own for own in owns if not any(private.hooks_in(own)) and "forward" not in own]
         self._touched = [own for own in owns if any(private.hooks_in(own)) or "forward" in own]
+        # The twin has copies of what a transformers module has beside its parameters.
+        self._attributes = [
+            (own, tuple(kept), tuple(own[name] for name in kept))
+            for module, own in zip(modules, owns, strict=True)
+            if not is_of("transformer_lens.", type(module)) and (kept := own.keys() - _NOT_COPIED)
+        ]
+        self._buffers = [(held, list(held.values())) for own in owns if (held := own["_buffers"])]
         self._state = self._standing(adapter)
 
     def holds(self, adapter: Adapter) -> bool:
-        """True while no module, hook or forward has been put in another's place."""
+        """True while no module, hook, forward, buffer or setting has been put in another's place."""
         return (
             self._standing(adapter) == self._state
             and not any(map(any, map(private.hooks_in, self._untouched)))
             and not any("forward" in own for own in self._untouched)
-            and all(len(held) == len(values) and all(map(is_, held.values(), values)) for held, values in self._held)
+            and all(
+                len(held) == len(values) and all(map(is_, held.values(), values))
+                for held, values in (*self._held, *self._buffers)
+            )
+            and all(all(map(is_, map(own.get, names), values)) for own, names, values in self._attributes)
         )
 
     def _standing(self, adapter: Adapter) -> tuple[Any, ...]:
         bridge = adapter.model
+        config: Any = getattr(bridge.original_model, "config", None)
         return (
+            config.to_dict() if hasattr(config, "to_dict") else None,
             id(vars(bridge.original_model)),
             [(id(own.get("forward")), *map(len, private.hooks_in(own))) for own in (*self._touched, vars(bridge))],
             bool(getattr(bridge, "compatibility_mode", False)),

@@ -81,6 +81,8 @@ def _bare(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
             del vars(twin)["forward"]  # the bridge's way through the layer, on the bridge's parts
         elif getattr(forward, "__self__", None) is module:
             vars(twin)["forward"] = types.MethodType(forward.__func__, twin)
+        # A buffer that a pass puts in another's place (rotary frequencies of a longer prompt) is the twin's alone.
+        vars(twin)["_buffers"] = dict(module._buffers)
         vars(twin)["_modules"] = {
             name: None if child is None else _bare(child, made) for name, child in private.children(module).items()
         }

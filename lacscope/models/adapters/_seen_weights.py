@@ -37,6 +37,8 @@ class SeenWeights:
         self._full: list[tuple[dict[str, Any], list[Any]]] = [(held, list(held.values())) for held in dicts if held]
         self._tensors = [one for _, values in self._full for one in values if isinstance(one, Tensor)]
         self._read = [(one, _step(one)) for one in self._tensors if _readable(one) and one.numel()]
+        # Made once: a view sees what is written in place, and a tensor put elsewhere is told by where it lies.
+        self._views = [one.detach().view(-1)[::step] if one.is_contiguous() else None for one, step in self._read]
         self._marks, self._numbers = self._marked(), self._sampled()
 
     def unchanged(self) -> bool:
@@ -56,8 +58,9 @@ class SeenWeights:
     def _sampled(self) -> bytes:
         found: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
         with without_gradients():
-            for tensor, step in self._read:
-                found.setdefault((tensor.device, tensor.dtype), []).append(tensor.reshape(-1)[::step])
+            for (tensor, step), view in zip(self._read, self._views, strict=True):
+                numbers = tensor.reshape(-1)[::step] if view is None else view
+                found.setdefault((tensor.device, tensor.dtype), []).append(numbers)
             return b"".join(torch.cat(some).cpu().view(torch.uint8).numpy().tobytes() for some in found.values())
 
 

@@ -122,6 +122,43 @@ def test_weights_and_modules_put_in_anothers_place_are_seen() -> None:
     assert not without.resid_post_norm.equals(before.resid_post_norm)
 
 
+def test_settings_of_a_module_or_of_the_config_that_are_changed_later_are_seen() -> None:
+    model = tiny_model("llama", hooks="residual")
+    before = trace(model, PROMPTS)
+    norm = model.blocks[1].original_component.input_layernorm
+    kept, norm.variance_epsilon = norm.variance_epsilon, 0.5
+    changed = trace(model, PROMPTS)
+    assert changed.attrs["ran_on"] == ALONE
+    assert not changed.resid_post_norm.equals(before.resid_post_norm)
+    norm.variance_epsilon = kept
+    assert trace(model, PROMPTS).resid_post_norm.equals(before.resid_post_norm)
+    first, _ = bare_model(adapt(model))
+    model.original_model.config.attention_dropout = 0.5
+    assert bare_model(adapt(model))[0] is not first
+
+
+def test_frequencies_that_a_long_prompt_changes_are_not_the_bridges() -> None:
+    """Beyond a length LongRoPE puts other frequencies in the place of those that are there."""
+    scaled = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "short_factor": [1.0] * 4,
+        "long_factor": [8.0] * 4,
+    }
+    hf_model = tiny_transformers_model("llama", rope_parameters=scaled, max_position_embeddings=64)
+    plain = copy.deepcopy(hf_model)
+    model = bridge_of(hf_model)
+    short, long = [list(range(3, 10))], [[3 + place % 90 for place in range(40)]]
+    alone = model(torch.tensor(short))
+    for prompt in (short, long, short):
+        got = trace(model, prompt, logits="last").logits.values[0]
+        with torch.no_grad():
+            np.testing.assert_allclose(got, plain(torch.tensor(prompt)).logits[0, -1], atol=1e-5)
+        torch.testing.assert_close(model(torch.tensor(short)), alone, rtol=0, atol=1e-6)
+
+
 def test_plans_and_contexts_are_run_on_the_bridge() -> None:
     model = tiny_model("llama")
     assert ran_on(model) == ALONE
