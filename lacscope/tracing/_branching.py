@@ -111,7 +111,8 @@ class _BranchingBatch:
         return self.found
 
     def _readouts(self) -> Readouts:
-        return Readouts(self._there(self.row), self._there(self.rule))
+        both = torch.as_tensor(np.stack([self.row, self.rule]), device=self.batch.ids.device)  # one copy, not two
+        return Readouts(both[0], both[1])
 
     def _prefill(self) -> None:
         self.recorder.clear()

@@ -107,7 +107,8 @@ def launches() -> dict[str, dict[str, float]]:
         "observe, a rule": {"rule": lac(0.8)},
         "observe, 11 rules": {"rule": [lac(i / 10) for i in range(11)]},
         "readout": {"rule": lac(0.8), "effect": "readout"},
-        "readout, 6 rules": {"rule": [lac(i / 5) for i in range(6)], "effect": "readout"},
+        "readout, 6 rules": {"rule": [lac(i / 100) for i in range(6)], "effect": "readout"},
+        "readout, 6 rules that part": {"rule": [lac(i / 5) for i in range(6)], "effect": "readout"},
         "bypass": {"rule": lac(0.2), "effect": "bypass"},
     }
     prompts = [[5, 17, 3, 9], [40, 11, 2, 8]]
