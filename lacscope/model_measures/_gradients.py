@@ -43,8 +43,8 @@ def integrated_gradients(
     """How much of the answer's probability each token's stream, or what a sublayer adds to it, brings at each layer.
 
     The target F is the sum of the probabilities of the answer's tokens, each given what stands before it. At each
-    state the path leads straight from the baseline b, the mean of h_l over the sequence at every position, to h_l (of a
-    sublayer: from the mean of its output to its output):
+    state the path leads straight from the baseline b, the mean of h_l over the sequence at every position, to h_l; for
+    a sublayer from the mean of its output to its output. So
     attribution[t] = sum over d_model of (h_l - b)[t] * mean over the path of dF/dh[t].
 
     Args:

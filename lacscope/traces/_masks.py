@@ -340,7 +340,7 @@ def stream_key(delta_norm: xr.DataArray, valid: xr.DataArray) -> xr.DataArray:
     """A number for each token that tells its stream: made of the bits of its deltas at all layers, 0 where not valid.
 
     Masks carry it as a coordinate, so that one is known again as its trace's, whatever is selected of both. It has 52
-    bits: as a float, which xarray makes of it where it puts masks together, it is still exact.
+    bits, and is still exact as the float that xarray makes of it where it puts masks together.
     """
     delta = delta_norm.transpose("layer", ...)
     bits = delta.values.astype(np.float32).view(np.uint32)
