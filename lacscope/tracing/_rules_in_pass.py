@@ -47,8 +47,7 @@ class Alphas:
         self, delta: Float[Tensor, "layer batch pos"], rule: Int[Tensor, " batch"]
     ) -> Bool[Tensor, "layer batch pos"]:
         """The voids of all layers, of each row under one of the rules."""
-        alphas = torch.tensor(self.values, dtype=torch.float32, device=delta.device)[rule.to(delta.device)]
-        return delta < alphas.unsqueeze(-1) * self._spread(delta)
+        return delta < self._there(delta.device)[rule].unsqueeze(-1) * self._spread(delta)
 
     def active(self, delta: Float[Tensor, "layer batch pos"]) -> Bool[Tensor, "*rule layer batch pos"]:
         """What is no void."""
@@ -67,9 +66,13 @@ class Alphas:
         """The thresholds that a spread of deltas makes."""
         if len(self.values) == 1:
             return self.values[0] * spread
-        if spread.device not in self._on:
-            self._on[spread.device] = torch.tensor(self.values, dtype=torch.float32, device=spread.device)
-        return self._on[spread.device].view(-1, *[1] * spread.ndim) * spread
+        return self._there(spread.device).view(-1, *[1] * spread.ndim) * spread
+
+    def _there(self, device: torch.device) -> Float[Tensor, " rule"]:
+        """The alphas on a device; copied there once."""
+        if device not in self._on:
+            self._on[device] = torch.tensor(self.values, dtype=torch.float32, device=device)
+        return self._on[device]
 
 
 class RulesInPass:

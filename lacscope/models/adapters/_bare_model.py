@@ -5,6 +5,7 @@ the residual stream at the blocks alone need nothing of it.
 """
 
 import copy
+import functools
 import inspect
 import weakref
 from collections.abc import Callable, Iterable
@@ -23,7 +24,8 @@ from lacscope.models.adapters._base import Adapter, registered
 from lacscope.models.adapters._execution import execution_of
 from lacscope.models.adapters._grad_mode import without_gradients
 from lacscope.models.adapters._passes import PassInput
-from lacscope.models.adapters._self_check import EQUAL, SequenceCheck, self_check
+from lacscope.models.adapters._self_check import EQUAL, SequenceCheck, self_check, tried
+from lacscope.models.adapters._unsupported import UnsupportedModelError
 from lacscope.models.adapters._weights import is_subclass
 
 Positions = Literal["of padded rows", "of all rows", "of none"]
@@ -130,7 +132,10 @@ class BareModel:
     def run(self, given: dict[str, Any]) -> tuple[Float[Tensor, "row read vocab"], Any]:
         """One pass: the logits, and the cache."""
         output = self.twin(**given)
-        return output.logits, decode_state.state_of({}, output)
+        cache = decode_state.state_of({}, output)
+        if given["use_cache"] and cache is None:
+            raise UnsupportedModelError(decode_state.NO_STATE.format(type(self.twin).__name__))
+        return output.logits, cache
 
     def step(
         self, tokens: Tensor, mask: Tensor, cache: Any, *, use_cache: bool, keep: int | None
@@ -188,7 +193,8 @@ class _Found:
         return (
             config.to_dict() if hasattr(config, "to_dict") else None,
             id(vars(bridge.original_model)),
-            [(id(own.get("forward")), *map(len, private.hooks_in(own))) for own in (*self._touched, vars(bridge))],
+            [(own.get("forward"), *map(len, private.hooks_in(own))) for own in self._touched],
+            ["forward" in vars(bridge), *map(len, private.hooks_in(vars(bridge)))],
             bool(getattr(bridge, "compatibility_mode", False)),
             private.attention_of(bridge.original_model),
         )
@@ -242,14 +248,17 @@ def _tried(adapter: Adapter) -> tuple[BareModel | None, str]:
     private.require_private("transformers")
     own = private.attention_of(original)
     # Of its own accord first; the way the bridge has it computed where that gives other numbers.
+    wrong = ""
     for attention in dict.fromkeys((vars(original).get(_ATTENTION, own), own)):
         for positions in ways:
             with adapter.quiet(), without_gradients():
                 bare = _made(adapter, attention, positions)
-                if _gives_the_same(adapter, bare):
+                found, failure = tried(functools.partial(_compared, adapter, bare))
+                if found == EQUAL:
                     bare.ends_on_any_length = _ends_on_any_length(adapter, bare)
                     return bare, ""
-    return None, "it does not give the bridge's logits and streams"
+                wrong = wrong or found or failure
+    return None, f"alone the wrapped model does not give the bridge's logits and streams ({wrong})"
 
 
 def _made(adapter: Adapter, attention: str | None, positions: Positions) -> BareModel:
@@ -274,20 +283,14 @@ def _ends_on_any_length(adapter: Adapter, bare: BareModel) -> bool:
         return stream[:, -1:] if (point, layer) == ("hook_resid_post", adapter.n_layers - 1) else None
 
     right = check.whole()
-    try:
-        with bare.shown_to(see):
-            found = check.whole()
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception:
-        return False
-    return found.shape[1] == 1 and check.compared([(found, right[:, -1:])]) == EQUAL
+    with bare.shown_to(see):
+        found, _ = tried(check.whole)
+    return found is not None and check.compared([(found, right[:, -1:])]) == EQUAL
 
 
-def _gives_the_same(adapter: Adapter, bare: BareModel) -> bool:
-    """True where the bare model has the bridge's logits and streams, with a cache and with pads too."""
-    check = SequenceCheck(adapter, bare.step)
-    of_bridge = SequenceCheck(adapter, adapter.step)
+def _compared(adapter: Adapter, bare: BareModel) -> str:
+    """``"equal"`` where the bare model has the bridge's logits and streams, with a cache and with pads too."""
+    check, of_bridge = SequenceCheck(adapter, bare.step), SequenceCheck(adapter, adapter.step)
     bridged: dict[tuple[str, int], Tensor] = {}
     alone: dict[tuple[str, int], Tensor] = {}
 
@@ -302,18 +305,14 @@ def _gives_the_same(adapter: Adapter, bare: BareModel) -> bool:
 
     places = [(name, k) for k in range(adapter.n_layers) for name in ("hook_resid_pre", "hook_resid_post")]
     points = [(adapter.hook_point(f"blocks.{layer}.{name}"), keep((name, layer))) for name, layer in places]
-    try:
-        with registered(points):
-            right = of_bridge.whole()
-        with bare.shown_to(see):
-            found = check.whole()
-        streams = [(alone[place], bridged[place]) for place in places]
-        return (
-            list(alone) == places
-            and check.compared([(found, right), *streams]) == EQUAL
-            and check.of_passes(right[0]) == (EQUAL, EQUAL, EQUAL)
-        )
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception:
-        return False
+    with registered(points):
+        right = of_bridge.whole()
+    with bare.shown_to(see):
+        found = check.whole()
+    if list(alone) != places:
+        return "its blocks do not run once and in order"
+    verdicts = (
+        check.compared([(found, right), *((alone[one], bridged[one]) for one in places)]),
+        *check.of_passes(right[0]),
+    )
+    return next((verdict for verdict in verdicts if verdict != EQUAL), EQUAL)

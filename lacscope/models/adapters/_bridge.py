@@ -33,10 +33,6 @@ NO_POSITIONS = (
     "{} reads a cached token as if it stood at the beginning unless it is told where it stands, and this call does not "
     "say (position_ids). Generate with lacscope.trace, or with transformers' own model.original_model.generate."
 )
-NO_STATE = (
-    "{} was asked for a cache and gave none back, so its next step would read a token as a prompt of its own. Generate "
-    "with lacscope.trace, or without a cache (use_past_kv_cache=False)."
-)
 _OUTPUT_SIZES: "weakref.WeakKeyDictionary[Any, list[int | None]]" = weakref.WeakKeyDictionary()
 _LEAN_IS_EXACT: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
 
@@ -183,7 +179,7 @@ class BridgeAdapter(Adapter):
                 output = forward(*args, **kwargs)
                 state = decode_state.state_of(kwargs, output)
                 if state is None and kwargs.get("use_cache") and not self.model.original_model.training:
-                    raise UnsupportedModelError(NO_STATE.format(self.name))
+                    raise UnsupportedModelError(decode_state.NO_STATE.format(self.name))
                 decode_state.count(state, n_read)
                 completed = True
             except stopped:
@@ -216,7 +212,7 @@ class BridgeAdapter(Adapter):
         else:
             logits, cache = self._step_of_another_state(tokens, mask, cache, use_cache, extra)
         if use_cache and cache is None:
-            raise UnsupportedModelError(NO_STATE.format(self.name))
+            raise UnsupportedModelError(decode_state.NO_STATE.format(self.name))
         return (logits[:, -keep:] if keep else logits), cache
 
     def _step_of_another_state(

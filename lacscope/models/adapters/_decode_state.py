@@ -17,6 +17,10 @@ from lacscope.guards._temporary import Note, Temporary
 
 USUAL = "past_key_values"
 _NAMES = (USUAL, "cache_params", "state")
+NO_STATE = (
+    "{} was asked for a cache and gave none back, so its next step would read a token as a prompt of its own. Generate "
+    "with lacscope.trace, or without a cache (use_past_kv_cache=False)."
+)
 # Tokens that a state has read, where the state itself does not count them.
 _READ = WeakIdKeyDictionary()
 

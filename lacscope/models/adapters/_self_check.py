@@ -112,7 +112,7 @@ class SequenceCheck:
         short = n // 2 + 1
         # Apart: what is derived from pads (positions) may be missing where there are none.
         decode = self._decode(whole)
-        padding, failure = _tried(lambda: self._sequence(whole, [n, short]))
+        padding, failure = tried(lambda: self._sequence(whole, [n, short]))
         if decode == padding == EQUAL:
             return EQUAL, EQUAL, EQUAL
         first = self.ids[:, :short]
@@ -120,7 +120,7 @@ class SequenceCheck:
         return self.compared([(alone[0], whole[:short])]), decode, padding or failure
 
     def _decode(self, whole: Float[Tensor, "pos vocab"]) -> str:
-        found, failure = _tried(lambda: self._sequence(whole, [len(whole)]))
+        found, failure = tried(lambda: self._sequence(whole, [len(whole)]))
         return found or failure
 
     def _sequence(self, whole: Float[Tensor, "pos vocab"], lengths: list[int]) -> str:
@@ -147,18 +147,18 @@ class _Check(SequenceCheck):
 
     def run(self) -> SelfCheck | None:
         adapter = self.adapter
-        whole, failure = _tried(self.whole)
+        whole, failure = tried(self.whole)
         if whole is not None and not bool(torch.isfinite(whole).all()):
             return None
         reference, reason = adapter.reference()
         bare = None
         if reference is not None:
-            bare, reason = _tried(lambda: reference(self.ids))
+            bare, reason = tried(lambda: reference(self.ids))
         bridge = failure or self._verdict(whole, bare, reason)
         lean = bridge
         if not SelfCheck.right(bridge):
             with adapter.lean(forced=True):
-                alone, failure = _tried(self.whole)
+                alone, failure = tried(self.whole)
             lean = failure or self._verdict(alone, bare, reason)
             if SelfCheck.right(lean) and alone is not None:
                 whole = alone
@@ -205,15 +205,15 @@ class _Check(SequenceCheck):
         return self.compared([(found, right)])
 
     def _decode(self, whole: Float[Tensor, "pos vocab"]) -> str:
-        found, failure = _tried(lambda: self._sequence(whole, [len(whole)]))
+        found = super()._decode(whole)
         if found == EQUAL or not self.adapter.give_positions(True):
-            return found or failure
-        placed, _ = _tried(lambda: self._sequence(whole, [len(whole)]))
+            return found
+        placed = super()._decode(whole)
         self.adapter.give_positions(placed == EQUAL)
-        return placed if placed == EQUAL else found or failure
+        return placed if placed == EQUAL else found
 
 
-def _tried(attempt: Callable[[], Any]) -> tuple[Any, str]:
+def tried(attempt: Callable[[], Any]) -> tuple[Any, str]:
     """Its result, or None and the failure in words. Memory that ran out is no fault of the model."""
     try:
         return attempt(), ""

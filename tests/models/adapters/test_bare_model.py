@@ -13,7 +13,7 @@ from torch import nn
 
 import lacscope
 from lacscope import L2AdaptiveComputation, Plan, halting, plan, trace
-from lacscope.models.adapters import adapt, bare_model
+from lacscope.models.adapters import BareModel, UnsupportedModelError, adapt, bare_model
 from lacscope.testing import ARCHITECTURES, tiny_model, tiny_transformers_model
 
 ALONE = "the wrapped model alone"
@@ -179,10 +179,32 @@ def test_sublayers_are_measured_on_the_bridge() -> None:
 
 
 def test_a_model_that_gives_other_numbers_alone_is_run_on_the_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = bridge_of(tiny_transformers_model("llama"), "full")
-    monkeypatch.setattr("lacscope.models.adapters._bare_model._gives_the_same", lambda adapter, bare: False)
-    assert bare_model(adapt(model)) == (None, "it does not give the bridge's logits and streams")
-    assert ran_on(model).endswith("does not give the bridge's logits and streams")
+    run = BareModel.run
+
+    def off(self: Any, given: Any) -> Any:
+        logits, cache = run(self, given)
+        return logits * 1.01, cache
+
+    monkeypatch.setattr(BareModel, "run", off)
+    assert "logits and streams (logits off by 1.0%)" in ran_on(tiny_model("llama"))
+
+
+def test_a_model_that_fails_alone_is_run_on_the_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any, given: Any) -> Any:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(BareModel, "run", fail)
+    assert "(RuntimeError: no such kernel)" in ran_on(tiny_model("llama"))
+
+
+def test_a_step_that_gives_no_cache_back_is_refused() -> None:
+    bare, _ = bare_model(adapt(tiny_model("llama")))
+    assert bare is not None
+    call, _ = bare.call(torch.tensor([[5, 17]]), torch.ones(1, 2).bool(), None, use_cache=True, keep=1, padded=False)
+    forward = bare.twin.forward
+    bare.twin.forward = lambda **given: forward(**{**given, "use_cache": False})
+    with pytest.raises(UnsupportedModelError, match="asked for a cache and gave none back"):
+        bare.run(call)
 
 
 def test_a_model_that_is_let_go_of_is_gone() -> None:
