@@ -52,8 +52,9 @@ class Norms:
         cosine: bool,
     ) -> None:
         """What a block makes of a stream; with ``cosine`` also how far it turns it."""
-        for name, values in changes_of(pre, post, pre_norm, post_norm, cosine=cosine).items():
-            self.keep(name, values)
+        found = changes_of(pre, post, pre_norm, post_norm, cosine=cosine)
+        for name in ("delta_norm", "update_norm", *(["cos_pre_post"] if cosine else [])):
+            self.keep(name, found[name])
 
 
 def changes_of(
@@ -64,10 +65,29 @@ def changes_of(
     *,
     cosine: bool,
 ) -> dict[str, Float[Tensor, "*layer batch pos"]]:
-    """``delta_norm``, ``update_norm`` and, with ``cosine``, ``cos_pre_post`` of streams that become others."""
-    before, after = pre.detach().float(), post.detach().float()
-    found = {"delta_norm": post_norm - pre_norm, "update_norm": torch.linalg.vector_norm(after - before, dim=-1)}
-    if cosine:
-        scale = (post_norm * pre_norm).clamp_min(torch.finfo(torch.float32).tiny)
-        found["cos_pre_post"] = (after * before).sum(-1) / scale
-    return found
+    """All that is measured of streams that become others, by name; ``cos_pre_post`` with ``cosine`` alone."""
+    found = {
+        "resid_pre_norm": pre_norm,
+        "resid_post_norm": post_norm,
+        "delta_norm": post_norm - pre_norm,
+        "update_norm": update_norm_of(pre, post),
+    }
+    return found | ({"cos_pre_post": cosine_of(pre, post, pre_norm, post_norm)} if cosine else {})
+
+
+def update_norm_of(
+    pre: Float[Tensor, "*token d_model"], post: Float[Tensor, "*token d_model"]
+) -> Float[Tensor, "*token"]:
+    """How long what is added to a stream is."""
+    return torch.linalg.vector_norm(post.detach().float() - pre.detach().float(), dim=-1)
+
+
+def cosine_of(
+    pre: Float[Tensor, "*token d_model"],
+    post: Float[Tensor, "*token d_model"],
+    pre_norm: Float[Tensor, "*token"],
+    post_norm: Float[Tensor, "*token"],
+) -> Float[Tensor, "*token"]:
+    """How far a stream is turned."""
+    dot = (post.detach().float() * pre.detach().float()).sum(-1)
+    return dot / (post_norm * pre_norm).clamp_min(torch.finfo(torch.float32).tiny)

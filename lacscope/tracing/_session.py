@@ -44,8 +44,7 @@ from lacscope.tracing._inputs import PaddingWarning
 from lacscope.tracing._program import Program, make_program
 from lacscope.tracing._readout import Readouts
 from lacscope.tracing._recorder import Recorder, Run, going_on_under_plan, under_plan
-from lacscope.tracing._rules_in_pass import RulesInPass
-from lacscope.tracing._settled_pass import SettledPass
+from lacscope.tracing._settled_pass import SettledPass, settled_pass
 
 __all__ = ["PaddingWarning", "RunWarning", "TrainingModeWarning", "halting", "halting_hooks"]
 
@@ -167,13 +166,11 @@ class HaltingSession:
         if now is not None and run.prompt_lengths is None:
             run.prompt_lengths = now.long().sum(-1)
         asked = self._asked(now, run, rows)
-        current: HaltingPass | SettledPass
-        if self.bare is not None and SettledPass.serves(self.program, given.n_new, rows.kept):
-            rules = RulesInPass(self.program.rules, run.rule_states, self.program.alphas)
-            one_token = given.n_new == 1
-            current = SettledPass(self.program, rules, asked, one_token=one_token, readouts=rows.readouts)
-            run.alphas = self.program.alphas
-        else:
+        current: HaltingPass | SettledPass | None = None
+        if self.bare is not None:
+            current = settled_pass(self.program, run, asked, n_new=given.n_new, kept=rows.kept, readouts=rows.readouts)
+            run.alphas = self.program.alphas if current is not None else run.alphas
+        if current is None:
             current = HaltingPass(
                 self.program,
                 run_states=run.rule_states,
