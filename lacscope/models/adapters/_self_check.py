@@ -214,13 +214,19 @@ class _Check(SequenceCheck):
 
 
 def tried(attempt: Callable[[], Any]) -> tuple[Any, str]:
-    """Its result, or None and the failure in words. Memory that ran out is no fault of the model."""
-    try:
-        return attempt(), ""
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        return None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200].rstrip('.')}"
+    """Its result, or None and the failure in words, where it fails twice: what passes is no fault of the model.
+
+    Nor is memory that ran out.
+    """
+    failure = ""
+    for _ in range(2):
+        try:
+            return attempt(), ""
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200].rstrip('.')}"
+    return None, failure
 
 
 def _apart(found: Tensor, right: Tensor) -> float:
