@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 import lacscope
-from bench import matrices, memory, plans, speed, sweep
+from bench import matrices, memory, plans, speed, sweep, tables
 from lacscope.analyze._maps import middle
 from lacscope.models._loading import DEMO_MODEL, _locate, _read
 
-SPEED_FILE = Path("figures/bench/speed.json")
 SWEEP_LIMITS = {"trace, observe": 6.0, "trace, readout": 5.0}
 PLAN_LIMIT = 0.80
 MATRIX_LIMITS = {"current tokens": 3 * 60, "future tokens, 4 cuts": 8 * 60}
@@ -93,8 +92,8 @@ def _keep(rows: list[speed.Ratio], fixed: dict[int, float]) -> None:
         "ratios": [asdict(row) | {"limit": row.limit} for row in rows],
         "fixed_ms": {str(threads): round(cost, 2) for threads, cost in fixed.items()},
     }
-    SPEED_FILE.parent.mkdir(parents=True, exist_ok=True)
-    SPEED_FILE.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    tables.SPEED.parent.mkdir(parents=True, exist_ok=True)
+    tables.SPEED.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
 def _processor() -> str:
