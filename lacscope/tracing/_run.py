@@ -89,7 +89,9 @@ def trace(
     Returns:
         The trace, an ``xarray.Dataset`` with dimensions (sample, layer, token). Norms are float32, in units
         of the stream; each row belongs to the token that is *read*. What is padding is NaN, in ``void`` too. One
-        phase is ``t.where(t.phase == "decode")``: ``phase`` is a label of tokens and no dimension.
+        phase is ``t.where(t.phase == "decode")``: ``phase`` is a label of tokens and no dimension. The attribute
+        ``ran_on`` says whether the wrapped model ran alone, or what kept it on the bridge, and ``attention`` how
+        attention was computed.
 
     Raises:
         InputError: inputs that cannot be read, or do not fit the context.
